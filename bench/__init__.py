@@ -1,0 +1,1 @@
+"""Measuring Blobark side by side with other tools; `run.py` is the command."""

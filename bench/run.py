@@ -1,0 +1,93 @@
+"""Measure Blobark side by side with other tools, and print one table.
+
+    python3 dev.py bench azure --server-command "fastblob --port {port}"
+    python3 dev.py bench azure --endpoint http://127.0.0.1:10000/devstoreaccount1
+    python3 dev.py bench folder
+    python3 dev.py bench memory
+
+Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
+is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
+is compared with the original. Tools that are not there are left out by name. See bench/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from bench import benches
+from bench.measure import Failed, say
+from bench.trees import Different
+
+
+def main() -> int:
+    """Run one bench; returns the exit code."""
+    args = parser().parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with work_folder(args.work) as work:
+            args.bench(args, work)
+    except (Failed, Different) as error:
+        say(f"bench: {error}")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+@contextlib.contextmanager
+def work_folder(parent: Path | None) -> Iterator[Path]:
+    """Make a folder to work in, and remove it in the end, whatever happens."""
+    work = Path(tempfile.mkdtemp(prefix="blobark-bench-", dir=parent))
+    try:
+        yield work
+    finally:
+        say("removing what was written")
+        shutil.rmtree(work)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    raw = argparse.RawDescriptionHelpFormatter
+    top = argparse.ArgumentParser(prog="bench/run.py", description=__doc__, formatter_class=raw)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--runs", type=int, default=3, help="rounds (default: %(default)s)")
+    shared.add_argument("--seed", type=int, default=1, help="of the trees")
+    shared.add_argument("--work", type=Path, help="folder to work in (default: the system's for temporary files)")
+    shared.add_argument("--json", type=Path, metavar="FILE", help="write every measurement there")
+    shared.add_argument("--tools", metavar="A,B", help="only these")
+    for name in ("rclone", "azcopy", "restic"):
+        shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
+    commands = top.add_subparsers(required=True, metavar="azure | folder | memory")
+
+    azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
+    azure.add_argument("--files", type=int, default=50_000)
+    azure.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    azure.add_argument("--endpoint", default="", help="an address with the account in it, as emulators have")
+    azure.add_argument("--connection-string", default=os.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    azure.add_argument("--server-command", metavar="COMMAND", help="a server to start, with {port} in it")
+    azure.set_defaults(bench=benches.azure)
+
+    folder = commands.add_parser("folder", parents=[shared], help="save, save again and restore, stores in folders")
+    folder.add_argument("--files", type=int, default=100_000)
+    folder.add_argument("--size", type=int, default=2048, help="bytes of a file on average; they have 0 to twice that")
+    folder.set_defaults(bench=benches.folder)
+
+    memory = commands.add_parser("memory", parents=[shared], help="peak memory with few and with many files")
+    memory.add_argument("--files", type=int, nargs=2, default=[100_000, 1_000_000])
+    memory.add_argument("--size", type=int, default=16, help="bytes of each file (default: %(default)s)")
+    memory.set_defaults(bench=benches.memory, runs=1)
+    return top
+
+
+if __name__ == "__main__":
+    sys.exit(main())

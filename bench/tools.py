@@ -1,0 +1,194 @@
+"""The tools that are compared: how each is found, and what it runs in each step.
+
+The steps are `save` (for Blobark `index` and `save only`, one after the other), `unchanged` (the same again) and
+`restore`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from bench.endpoint import Account
+from bench.measure import Failed, Job, ask
+
+ROOT = Path(__file__).resolve().parent.parent
+AZCOPY = Path("node_modules/@azure-tools/azcopy-linux/dist/bin/azcopy_linux_amd64")
+SCRIPTS = {"index": "build_index.py", "save": "save_blob.py", "restore": "restore_blob.py"}
+RESTIC_PASSWORD = "random bytes are in it"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tool works in one round: an empty folder of its own, and on Azure a container of its own."""
+
+    tree: Path
+    folder: Path
+    account: Account | None = None
+    container: str = ""
+
+    @property
+    def restored(self) -> Path:
+        return self.folder / "restored"
+
+
+class Tool(Protocol):
+    """A tool that is there and runs."""
+
+    name: str
+    version: str
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        """Return its job for each step it knows."""
+
+
+class Blobark:
+    """The checkout that this program lies in, with the Python that runs this program."""
+
+    name = "blobark"
+
+    def __init__(self) -> None:
+        self.version = re.findall(r'__version__ = "(.+)"', (ROOT / "blobark/__init__.py").read_text())[0]
+        for script in SCRIPTS.values():  # so that no measured run is the first that compiles
+            ask([sys.executable, ROOT / script, "--help"])
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        config = place.folder / "config.yaml"
+
+        def script(step: str) -> list[str | Path]:
+            return [sys.executable, ROOT / SCRIPTS[step], "--config", config]
+
+        self._configure(place, config)
+        both = Job([script("index"), script("save")], folder=place.folder)
+        return {
+            "index": Job([script("index")], folder=place.folder),
+            "save only": Job([script("save")], folder=place.folder),
+            "save": both,
+            "unchanged": both,
+            "restore": Job([script("restore")], folder=place.folder),
+        }
+
+    def _configure(self, place: Place, config: Path) -> None:
+        """Write the configuration. JSON is YAML, too."""
+        here = place.folder
+        settings = {
+            "source_path": str(place.tree),
+            "store": "azure" if place.account else str(here / "store"),
+            "state_dir": str(here / "state"),
+            "guid_mapping_file": str(here / "map.json"),
+            "restore_root": str(place.restored),
+            "metrics_log_file": str(here / "metrics.json"),
+        }
+        if place.account:
+            settings["connection_string"] = place.account.connection_string
+            settings["container_name"] = place.container
+        config.touch(mode=0o600)
+        config.write_text(json.dumps(settings, indent=1))
+
+
+class Rclone:
+    """rclone: with `--transfers 20` on Azure, and as it is on a folder."""
+
+    name = "rclone"
+
+    def __init__(self, path: str) -> None:
+        self._program = _found(path or _beside_python("rclone") or "rclone")
+        self.version = ask([self._program, "version"]).split()[1].removeprefix("v")
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        environment = {"RCLONE_CONFIG": str(place.folder / "rclone.conf")}
+        options: list[str | Path] = []
+        there = str(place.folder / "store")
+        if place.account:
+            settings = {"TYPE": "azureblob", "ACCOUNT": place.account.name, "KEY": place.account.key}
+            settings["ENDPOINT"] = place.account.endpoint
+            environment |= {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
+            options, there = ["--transfers", "20"], f"bench:{place.container}"
+        (place.folder / "rclone.conf").touch()
+        save = Job([[self._program, "copy", place.tree, there, *options]], environment)
+        restore = Job([[self._program, "copy", there, place.restored, *options]], environment)
+        return {"save": save, "unchanged": save, "restore": restore}
+
+
+class AzCopy:
+    """AzCopy, with its defaults, but for files of its own kept here. npm's package leaves it not executable."""
+
+    name = "azcopy"
+
+    def __init__(self, path: str, work: Path) -> None:
+        unpacked = next((str(top / AZCOPY) for top in (Path.cwd(), ROOT) if (top / AZCOPY).exists()), "")
+        self._program = path or shutil.which("azcopy") or unpacked
+        if not os.path.exists(self._program):
+            raise Failed("not found")
+        if not os.access(self._program, os.X_OK):
+            copy = work / "azcopy"
+            shutil.copyfile(self._program, copy)
+            copy.chmod(0o700)
+            self._program = str(copy)
+        self.version = ask([self._program, "--version"]).split()[-1]
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        if not place.account:
+            return {}
+        address, signature = place.account.container("share", place.container).split("?", 1)
+        own = {name: str(place.folder) for name in ("HOME", "AZCOPY_LOG_LOCATION", "AZCOPY_JOB_PLAN_LOCATION")}
+        environment = {**own, "AZCOPY_DISABLE_SYSLOG": "true"}
+
+        def copy(source: str, target: str, way: str) -> Job:
+            # An address that is not Azure's tells AzCopy nothing, so it is told what lies at either end.
+            options = ["--recursive", "--from-to", way, "--skip-version-check"]
+            return Job([[self._program, "copy", source, target, *options]], environment)
+
+        return {
+            "save": copy(f"{place.tree}/*", f"{address}?{signature}", "LocalBlob"),
+            "restore": copy(f"{address}/*?{signature}", str(place.restored), "BlobLocal"),
+        }
+
+
+class Restic:
+    """restic with a repository in a folder."""
+
+    name = "restic"
+
+    def __init__(self, path: str) -> None:
+        self._program = _found(path or "restic")
+        self.version = ask([self._program, "version"]).split()[1]
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        if place.account:
+            return {}
+        environment = {
+            "RESTIC_REPOSITORY": str(place.folder / "store"),
+            "RESTIC_CACHE_DIR": str(place.folder / "cache"),
+            "RESTIC_PASSWORD": RESTIC_PASSWORD,
+        }
+        # Backed up as `.`, so that the tree is restored without the names of the folders above it.
+        backup: list[str | Path] = [self._program, "backup", "--quiet", "."]
+        restore: list[str | Path] = [self._program, "restore", "latest", "--target", place.restored]
+
+        ask([self._program, "init"], environment)
+        return {
+            "save": Job([backup], environment, folder=place.tree),
+            "unchanged": Job([backup], environment, folder=place.tree),
+            "restore": Job([restore], environment),
+        }
+
+
+def _beside_python(name: str) -> str:
+    """Return a program that a Python package has put beside this Python."""
+    path = Path(sys.executable).with_name(name)
+    return str(path) if path.exists() else ""
+
+
+def _found(name: str) -> str:
+    path = shutil.which(name)
+    if not path:
+        raise Failed("not found")
+    return path

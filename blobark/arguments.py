@@ -1,0 +1,174 @@
+"""The command line's grammar: the commands, their options, and help with examples."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from blobark import __version__
+from blobark.commands import IndexOptions, RestoreOptions, SaveOptions, run_index, run_restore, run_save
+from blobark.context import Context
+from blobark.errors import EXIT_USAGE
+
+EXIT_CODES = """exit codes:
+  0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
+  4 stopped by a fatal error   5 another run holds the lock   130 interrupted"""
+
+
+class Command(NamedTuple):
+    """A command: its script, what it says of itself, its own options, and the function that runs it."""
+
+    script: str
+    about: str
+    examples: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[Context, argparse.Namespace], Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that names the nearest option when one is not known."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()
+        if message.startswith("unrecognized") and unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = difflib.get_close_matches(unknown[0], known, 1)
+            message = f"unknown option {unknown[0]}" + (f", did you mean {near[0]}?" if near else "")
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE)
+
+
+def parse(argv: list[str], command: str | None) -> argparse.Namespace:
+    """Return the options; raises `SystemExit` after --help, --version or a mistake (with 2)."""
+    if command is not None:
+        return _one(command, COMMANDS[command].script).parse_args(argv, argparse.Namespace(command=command))
+    about = "GUID-indexed backup and restore for Azure Blob Storage and folders."
+    listed = "\n".join(f"  {name:<9}{item.about}" for name, item in COMMANDS.items())
+    parser = _Parser(
+        prog="blobark",
+        usage="blobark COMMAND [options]",
+        description=about,
+        epilog=f"commands:\n{listed}\n\nblobark COMMAND --help shows a command's options.\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"blobark {__version__}")
+    parser.add_argument("command", help=argparse.SUPPRESS)
+    if not argv:
+        parser.print_help()
+        raise SystemExit(EXIT_USAGE)
+    name = parser.parse_args(argv[:1]).command
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        parser.error(f"there is no command {name}" + (f", did you mean {near[0]}?" if near else ""))
+    return _one(name, f"blobark {name}").parse_args(argv[1:], argparse.Namespace(command=name))
+
+
+def overrides(options: argparse.Namespace) -> dict[str, object]:
+    """Return the configuration keys that the command line sets."""
+    keys = ("restore_root", "max_workers")
+    return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+
+
+def _one(name: str, prog: str) -> argparse.ArgumentParser:
+    command = COMMANDS[name]
+    examples = "\n".join(f"  {prog} {line}".rstrip() for line in command.examples.splitlines())
+    parser = _Parser(
+        prog=prog,
+        description=f"{command.about[0].upper()}{command.about[1:]}.",
+        epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="show what would be done, in bytes and requests; do nothing"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object with the result, and nothing else")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="print failures and nothing else")
+    parser.add_argument("--version", action="version", version=f"blobark {__version__}")
+    command.add_options(parser)
+    return parser
+
+
+def _index_options(parser: argparse.ArgumentParser) -> None:
+    text = "let this source path be empty (may be repeated)"
+    parser.add_argument("--allow-empty", action="append", default=[], metavar="ROOT", help=text)
+    text = "let this source path have lost more than half its entries (may be repeated)"
+    parser.add_argument("--allow-shrink", action="append", default=[], metavar="ROOT", help=text)
+    text = "go on as this server of the store, when there is no local state"
+    parser.add_argument("--adopt", default="", metavar="SERVER", help=text)
+
+
+def _run_index(context: Context, options: argparse.Namespace) -> Any:
+    empty, shrink = frozenset(options.allow_empty), frozenset(options.allow_shrink)
+    return run_index(context, IndexOptions(empty, shrink, options.adopt, options.dry_run))
+
+
+def _save_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
+
+
+def _run_save(context: Context, options: argparse.Namespace) -> Any:
+    return run_save(context, SaveOptions(options.create_container, options.dry_run))
+
+
+def _restore_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--snapshot", type=_number, default=0, metavar="N", help="a snapshot's number (default: latest)"
+    )
+    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    parser.add_argument("--to", dest="restore_root", metavar="DIR", help="restore below DIR instead of restore_root")
+    text = "what becomes of files that are there already (default: if-changed, by content)"
+    parser.add_argument("--overwrite", choices=("always", "if-changed", "never"), default="if-changed", help=text)
+    text = "restore what a bare {guid: path} JSON names, without a snapshot"
+    parser.add_argument("--map", type=Path, dest="map_path", metavar="FILE", help=text)
+    text = "with --map: take this off each path (default: source_path)"
+    parser.add_argument("--strip-prefix", default="", metavar="PATH", help=text)
+
+
+def _run_restore(context: Context, options: argparse.Namespace) -> Any:
+    chosen = RestoreOptions(
+        snapshot=options.snapshot,
+        server=options.server,
+        map_path=options.map_path,
+        strip_prefix=options.strip_prefix,
+        overwrite=options.overwrite,
+        dry_run=options.dry_run,
+    )
+    return run_restore(context, chosen)
+
+
+def _number(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a snapshot")
+    return int(text)
+
+
+COMMANDS = {
+    "index": Command(
+        "build_index.py",
+        "walk the source tree, give every file a GUID, write the map",
+        "\n-v\n--config /etc/blobark.yaml --json\n--allow-shrink /srv/data",
+        _index_options,
+        _run_index,
+    ),
+    "save": Command(
+        "save_blob.py",
+        "store each file of the map under its GUID and publish a snapshot",
+        "\n--dry-run\n--config /etc/blobark.yaml --json\n--create-container",
+        _save_options,
+        _run_save,
+    ),
+    "restore": Command(
+        "restore_blob.py",
+        "rebuild the tree below restore_root, in parallel, sampling the machine",
+        "\n--snapshot 12 --to /srv/restored\n--server web1 --dry-run\n--map saved.json --strip-prefix /srv/data",
+        _restore_options,
+        _run_restore,
+    ),
+}

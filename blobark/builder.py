@@ -1,0 +1,387 @@
+"""The merge at the heart of an index: the walk of now beside the entries of the run before, both sorted.
+
+Each path is met once and decided by `plan`; the result is a draft. Memory does not grow with the number of entries,
+but for hard-link groups whose paths have not all been met.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from blobark import plan, source
+from blobark.catalog import DraftWriter
+from blobark.context import Context, full_path
+from blobark.errors import SourceError
+from blobark.guids import GuidSource
+from blobark.model import Entry, Root, display, text_or_b64
+from blobark.plan import Change
+from blobark.stores.base import BLOCK_SIZE_BYTES
+from blobark.walk import Found, WalkRoot, walk
+
+PROGRESS_EVERY = 1000
+
+FRESH_NS = 2_000_000_000
+"""A ctime this close before a reading may hide a later change; file systems count in steps of up to two seconds."""
+TALLIES = ("new", "changed", "renamed", "unchanged", "gone", "unreadable", "skipped")
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many items, and their bytes."""
+
+    items: int = 0
+    bytes: int = 0
+
+    def add(self, size: int, items: int = 1) -> None:
+        """Count one item, or (-1) take it back."""
+        self.items += items
+        self.bytes += size * items
+
+
+@dataclass(slots=True)
+class IndexResult:
+    """What an index run found. Directories are counted in `dirs` and, unless unreadable, in no tally."""
+
+    server: str = ""
+    dirs: int = 0
+    mapped: int = 0
+    unmapped: int = 0
+    """Regular files that are no line of the map: further hard links, and sparse files."""
+    roots: list[Root] = field(default_factory=list)
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in TALLIES})
+
+
+class Reading(NamedTuple):
+    """A doubtful file that was read: whether it holds the content of `previous`, or why that cannot be told."""
+
+    sequence: int
+    entry: Entry
+    previous: Entry
+    same: bool
+    error: str = ""
+
+
+class _Group(NamedTuple):
+    """A hard-link group: the path of its first entry, and how many of its paths are still to come."""
+
+    first: bytes
+    left: int
+
+
+class DraftBuilder:
+    """One index run's decisions. `previous` yields the entries of the run before, renumbered to today's roots."""
+
+    def __init__(
+        self,
+        context: Context,
+        draft: DraftWriter,
+        result: IndexResult,
+        previous: Iterable[Entry] | None,
+        trusted_before_ns: int,
+    ) -> None:
+        self._context = context
+        self._draft = draft
+        self._result = result
+        self._tallies = result.tallies
+        self._guids = GuidSource()
+        self._how = context.config.change_detection
+        self._trusted_before_ns = trusted_before_ns
+        self._has_previous = previous is not None
+        self._entries = iter(previous or ())
+        self._before = next(self._entries, None)
+        self._before_key = self._before.sort_key if self._before else (0, b"")
+        self._stale_below = b""
+        self._stale_error = ""
+        self._groups: dict[tuple[int, int], _Group] = {}
+        self._root = 0
+        self._root_name = b""
+        self._added = 0
+
+    def run(self) -> None:
+        """Walk every root into the draft, then settle what only the whole walk could tell."""
+        config = self._context.config
+        for number, configured in enumerate(config.source_path):
+            self._root, self._root_name = number, configured.name
+            self._groups.clear()
+            self._stale_below = b""
+            self._added = 0
+            root = WalkRoot(configured.path, configured.name, config.own_paths_below(configured))
+            for found in walk(root, self._context.rules, one_file_system=config.one_file_system):
+                previous = self._advance(found.key)
+                self._take(found, previous)
+                if not self._added % PROGRESS_EVERY:
+                    self._context.reporter.advance(PROGRESS_EVERY, 0)
+            self._advance_to_end()
+            self._result.roots.append(Root(*text_or_b64(configured.name), self._added))
+        self._draft.finish()
+        if self._has_previous:
+            self._settle_renames()
+            self._settle_doubts()
+
+    # The stream of the run before
+
+    def _advance(self, key: bytes) -> Entry | None:
+        """Pass over what was before `key`, and return the entry that was there, if one was."""
+        wanted = (self._root, key)
+        while self._before is not None and self._before_key < wanted:
+            self._pass(self._before, self._before_key[1])
+            self._next()
+        if self._before is None or self._before_key != wanted:
+            return None
+        previous = self._before
+        self._next()
+        return previous
+
+    def _advance_to_end(self) -> None:
+        while self._before is not None and self._before_key[0] == self._root:
+            self._pass(self._before, self._before_key[1])
+            self._next()
+
+    def _next(self) -> None:
+        self._before = next(self._entries, None)
+        if self._before is not None:
+            self._before_key = self._before.sort_key
+
+    def _pass(self, previous: Entry, key: bytes) -> None:
+        """A path that was not met: gone, or unknown because a directory above it could not be read."""
+        if self._stale_below and key.startswith(self._stale_below):
+            if not previous.rule or previous.kind == "dir":
+                self._add(replace(previous, stale=True, error=self._stale_error), previous.raw_path)
+            return
+        if previous.kind != "dir":
+            self._tallies["gone"].add(previous.size)
+        if previous.has_content and not previous.rule:
+            self._draft.gone(previous)
+
+    # One item
+
+    def _take(self, found: Found, previous: Entry | None) -> None:
+        status = found.stat
+        if found.error or status is None:
+            self._unreadable(found, previous)
+            return
+        if previous is not None and not found.rule and self._stands(previous, status):
+            if previous.kind != "dir":
+                self._count("unchanged", previous)
+            self._add(previous, found.path)
+            return
+        try:
+            entry = source.describe(found.path, self._root, found.parent, found.name, status)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            self._unreadable(found._replace(error=f"cannot be read ({error.strerror})"), previous)
+            return
+        if found.rule:
+            self._skipped(entry, found, previous)
+        elif entry.kind == "file":
+            self._file(entry, found, status, previous)
+        else:
+            if previous is None or previous.kind != entry.kind:
+                self._count("new", entry)
+            else:
+                same = previous.link == entry.link and previous.mode == entry.mode and previous.uid == entry.uid
+                self._count("unchanged" if same and previous.mtime_ns == entry.mtime_ns else "changed", entry)
+            self._add(entry, found.path)
+
+    def _stands(self, previous: Entry, status: os.stat_result) -> bool:
+        """Whether the entry can stand as it is; links of a group are looked at anew, the group may have changed."""
+        return (
+            plan.same_item(previous, status, self._trusted_before_ns)
+            and not previous.rule
+            and (previous.kind != "file" or (previous.digest != "" and status.st_nlink == 1))
+            and self._how != "digest"
+        )
+
+    def _file(self, entry: Entry, found: Found, status: os.stat_result, previous: Entry | None) -> None:
+        """Decide the content of a regular file."""
+        if status.st_nlink > 1:
+            first = self._first_of_group(found.path, status)
+            if first is not None:
+                text, b64 = text_or_b64(first)
+                same = previous is not None and previous.raw_hardlink_to == first
+                self._count("unchanged" if same else "new" if previous is None else "changed", entry)
+                self._add(replace(entry, hardlink_to=text, hardlink_to_b64=b64), found.path)
+                self._result.unmapped += 1
+                return
+        if source.may_be_sparse(status):
+            entry = _with_ranges(entry, found)
+        if previous is None or previous.rule:
+            self._count("new", entry)
+            entry = replace(entry, guid=self._guids.next())
+            sequence = self._add(entry, found.path)
+            if self._has_previous:
+                self._draft.fresh(sequence, entry)
+            return
+        change, reason = plan.compare(previous, status, self._how, self._trusted_before_ns)
+        if change is Change.KEEP:
+            self._count("unchanged" if previous.digest else "new", entry)
+            self._add(carry(entry, previous), found.path)
+            return
+        self._count("changed", entry)
+        entry = replace(entry, guid=self._guids.next())
+        sequence = self._add(entry, found.path)
+        self._context.reporter.detail(f"{reason.value}: {display(full_path(self._root_name, found.path))}")
+        if change is Change.READ:
+            self._draft.doubt(sequence, entry, previous)
+
+    def _skipped(self, entry: Entry, found: Found, previous: Entry | None) -> None:
+        """Leave out a file; let a placeholder stand for a directory."""
+        self._tallies["skipped"].add(entry.size)
+        self._context.reporter.detail(f"{found.rule}: {display(full_path(self._root_name, found.path))}")
+        entry = replace(entry, rule=found.rule)
+        if entry.kind == "dir":
+            had = previous is not None and previous.rule and previous.guid
+            placed = carry(entry, previous) if had and previous else replace(entry, guid=self._guids.next())
+            self._add(placed, found.path)
+        else:
+            self._draft.add(replace(entry, kind="file"), found.path)
+
+    def _unreadable(self, found: Found, previous: Entry | None) -> None:
+        """Name what cannot be read; what was known of it, and of all below it, stays as stale."""
+        path = full_path(self._root_name, found.path)
+        self._result.errors.append((display(path), found.error))
+        self._context.reporter.warn(f"{display(path)}: {found.error}")
+        self._tallies["unreadable"].add(0)
+        self._stale_below, self._stale_error = found.key + b"\0" if found.key else b"", found.error
+        text, b64 = text_or_b64(found.path)
+        entry = previous or Entry(path=text, path_b64=b64, root=self._root)
+        if found.stat is not None and stat.S_ISDIR(found.stat.st_mode):
+            try:
+                entry = source.describe(found.path, self._root, found.parent, found.name, found.stat)
+            except OSError:
+                entry = previous or replace(entry, kind="dir")
+        self._add(replace(entry, error=found.error, stale=previous is not None), found.path)
+
+    def _first_of_group(self, path: bytes, status: os.stat_result) -> bytes | None:
+        """Return the first path of a file's hard-link group, None when this is it."""
+        identity = (status.st_dev, status.st_ino)
+        group = self._groups.pop(identity, None)
+        first, left = group or _Group(path, status.st_nlink)
+        if left > 1:
+            self._groups[identity] = _Group(first, left - 1)
+        return None if group is None else first
+
+    def _add(self, entry: Entry, path: bytes) -> int:
+        self._added += 1
+        if entry.kind == "dir":
+            self._result.dirs += 1
+        return self._draft.add(entry, path)
+
+    def _count(self, tally: str, entry: Entry) -> None:
+        if entry.kind != "dir":
+            self._tallies[tally].add(entry.size)
+        if entry.ranges is not None:
+            self._result.unmapped += 1
+
+    # What only the whole walk could tell
+
+    def _settle_renames(self) -> None:
+        """Give files under new paths the content of the gone path that has their inode."""
+        settled = -1
+        for sequence, entry, gone in self._draft.renames():
+            if sequence == settled:
+                continue
+            change, _ = plan.compare_renamed(gone, entry, self._how)
+            if change is Change.RENEW:
+                continue
+            settled = sequence
+            self._tallies["gone"].add(gone.size, -1)
+            self._tallies["new"].add(entry.size, -1)
+            if change is Change.KEEP:
+                self._tallies["renamed"].add(entry.size)
+                self._draft.overlay(sequence, carry(entry, gone))
+            else:
+                self._tallies["changed"].add(entry.size)
+                self._draft.doubt(sequence, entry, gone)
+
+    def _settle_doubts(self) -> None:
+        """Read the doubtful files; where the digest is the same, so is the GUID."""
+        tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in self._context.config.source_path]
+        try:
+            work = _Reader(tops)
+            for reading in self._context.engine.run(self._draft.doubts(), work, cost=_doubt_cost):
+                entry, previous = reading.entry, reading.previous
+                self._context.reporter.advance(0, entry.size)
+                if reading.error:
+                    path = full_path(self._context.config.source_path[entry.root].name, entry.raw_path)
+                    self._result.errors.append((display(path), reading.error))
+                    self._context.reporter.warn(f"{display(path)}: {reading.error}")
+                if reading.same:
+                    moved = entry.raw_path != previous.raw_path
+                    self._tallies["changed"].add(entry.size, -1)
+                    self._tallies["renamed" if moved else "unchanged"].add(entry.size)
+                    self._draft.overlay(reading.sequence, carry(entry, previous))
+        finally:
+            for top in tops:
+                os.close(top)
+
+
+class _Reader:
+    """Reads a doubtful file and compares its digest; runs on the engine's threads."""
+
+    def __init__(self, tops: list[int]) -> None:
+        self._tops = tops
+
+    def __call__(self, job: tuple[int, Entry, Entry]) -> Reading:
+        sequence, entry, previous = job
+        try:
+            descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+        except SourceError as error:
+            return Reading(sequence, entry, previous, same=False, error=error.message)
+        try:
+            if not source.same_version(entry, os.fstat(descriptor)):
+                return Reading(sequence, entry, previous, same=False)
+            hasher = source.content_hasher(entry)
+            for block in source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES):
+                hasher.update(block)
+            unchanged = source.same_version(entry, os.fstat(descriptor))
+            return Reading(sequence, entry, previous, same=unchanged and hasher.hexdigest() == previous.digest)
+        except SourceError as error:
+            return Reading(sequence, entry, previous, same=False, error=error.message)
+        finally:
+            os.close(descriptor)
+
+
+def carry(entry: Entry, previous: Entry) -> Entry:
+    """Return `entry` with the content of `previous`."""
+    return replace(
+        entry,
+        guid=previous.guid,
+        digest=previous.digest,
+        ranges=previous.ranges,
+        extents=previous.extents,
+        changed_while_read=previous.changed_while_read,
+    )
+
+
+def renumbered(entries: Iterable[tuple[int, Entry]], numbers: dict[int, int]) -> Iterator[Entry]:
+    """Yield the entries of roots that are still configured, under today's root numbers."""
+    for _, entry in entries:
+        number = numbers.get(entry.root)
+        if number is not None:
+            yield entry if number == entry.root else replace(entry, root=number)
+
+
+def _with_ranges(entry: Entry, found: Found) -> Entry:
+    """Find the holes of a file that has fewer blocks than its size needs; what cannot be opened is left to save."""
+    try:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(found.name, flags, dir_fd=found.parent)
+    except OSError:
+        return entry
+    try:
+        return replace(entry, ranges=source.data_ranges(descriptor, entry.size))
+    finally:
+        os.close(descriptor)
+
+
+def _doubt_cost(job: tuple[int, Entry, Entry]) -> int:
+    return min(job[1].size, BLOCK_SIZE_BYTES)

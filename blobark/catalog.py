@@ -1,0 +1,361 @@
+"""The catalog: what this machine knows between runs, in one SQLite file. Nobody else speaks SQL.
+
+It holds a draft, which is the manifest that the next snapshot will be: sorted entries in segments (the same bytes
+as a snapshot's), and an overlay of single entries that are newer than their line in a segment. An entry's
+`sequence` is its place in the draft: `position of its segment << 20 | place within it`.
+
+    index    writes a new draft, in one transaction: a crash leaves the draft before it
+    save     overlays each entry as its content gets stored; after publishing, the snapshot's segments are the draft
+    segment  is also a cache of the store's segments, by digest
+
+It is a cache: a lost or damaged catalog is rebuilt from the newest snapshot, which costs time and never data.
+One process at a time writes it (`state_lock`); `synchronous=NORMAL` keeps it whole through kill -9 and loss of power.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from blobark.errors import Fatal, LockHeld
+from blobark.model import Entry, SegmentRef
+from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
+
+SCHEMA_VERSION = 1
+POSITION_SHIFT = 20
+FLUSH_ROWS = 1000
+
+_SCHEMA = """
+CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE segment(digest TEXT PRIMARY KEY, stored BLOB NOT NULL);
+CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, skipped INTEGER NOT NULL);
+CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
+"""
+
+_TEMPORARY = """
+CREATE TEMP TABLE next_draft(position INTEGER PRIMARY KEY, ref BLOB, pending INTEGER, skipped INTEGER);
+CREATE TEMP TABLE next_overlay(sequence INTEGER PRIMARY KEY, line BLOB);
+CREATE TEMP TABLE doubt(sequence INTEGER PRIMARY KEY, line BLOB, previous BLOB);
+CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode INTEGER, line BLOB);
+CREATE TEMP TABLE gone(inode INTEGER, line BLOB);
+CREATE TEMP TABLE claimed(blob TEXT PRIMARY KEY, size INTEGER, sequence INTEGER);
+CREATE TEMP TABLE job(root INTEGER, path BLOB, guid TEXT, placeholder INTEGER);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftSegment:
+    """One segment of the draft: how many of its entries are still to be stored, and how many a rule skipped."""
+
+    position: int
+    ref: SegmentRef
+    pending: int
+    skipped: int
+    overlaid: bool
+
+
+@contextlib.contextmanager
+def state_lock(state_dir: Path) -> Iterator[None]:
+    """Hold the one writer's lock of a state folder, which is made (0700) when missing.
+
+    The kernel lets go of it when the process ends, however it ends. Raises `LockHeld`, `Fatal`.
+    """
+    try:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+class Catalog:
+    """The catalog of one state folder. For one thread; every method may raise `Fatal` when the disk fails."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+        self._overlay_rows: list[tuple[int, bytes]] = []
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, state_dir: Path, *, to_read: bool = False) -> Iterator[Catalog]:
+        """Open the catalog, making it when it is missing and starting afresh when it is damaged or of another version.
+
+        The caller holds `state_lock`, unless it means only `to_read`: then a catalog that cannot be used is `Fatal`.
+        """
+        path = state_dir / "catalog.sqlite"
+        connection = None
+        try:
+            connection = _connect(path, tries=1 if to_read else 2)
+            yield cls(connection)
+        except sqlite3.Error as error:
+            hint = "free some space, or delete it: it is rebuilt from the newest snapshot"
+            raise Fatal(f"the catalog {path} cannot be used ({error})", hint) from None
+        finally:
+            if connection is not None:
+                connection.close()
+
+    # What it remembers by name
+
+    def get(self, key: str) -> str:
+        """Return what was remembered under `key`, "" for nothing."""
+        row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
+        return str(row[0]) if row else ""
+
+    def set(self, **values: str) -> None:
+        """Remember values by name; they are durable with the next `commit`."""
+        self._db.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+    def commit(self) -> None:
+        """Make everything written so far durable."""
+        self._flush()
+        self._db.commit()
+
+    # Segments
+
+    def put_segment(self, digest: str, stored: bytes) -> None:
+        """Keep a segment's stored bytes."""
+        self._db.execute("INSERT OR IGNORE INTO segment VALUES (?, ?)", (digest, stored))
+
+    def segment(self, digest: str) -> bytes | None:
+        """Return a segment's stored bytes, None when the catalog does not have it."""
+        row = self._db.execute("SELECT stored FROM segment WHERE digest = ?", (digest,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    # The draft
+
+    def has_draft(self) -> bool:
+        """Whether there is a draft: an index has been made, or a snapshot adopted."""
+        return self.get("draft") != ""
+
+    def draft(self) -> list[DraftSegment]:
+        """Return the segments of the draft, in order."""
+        self._flush()
+        rows = self._db.execute(
+            "SELECT position, ref, pending, skipped, EXISTS (SELECT 1 FROM overlay WHERE sequence >= position << 20 "
+            "AND sequence < (position + 1) << 20) FROM draft ORDER BY position"
+        )
+        return [DraftSegment(p, msgspec.json.decode(r, type=SegmentRef), n, s, bool(o)) for p, r, n, s, o in rows]
+
+    def entries(self, segments: Iterable[DraftSegment] | None = None) -> Iterator[tuple[int, Entry]]:
+        """Yield (sequence, entry) of the draft, or of some of its segments, in order, each as new as it is known."""
+        for segment in self.draft() if segments is None else segments:
+            base = segment.position << POSITION_SHIFT
+            entries = self.read(segment.ref)
+            if segment.overlaid:
+                self._flush()
+                span = (base, (segment.position + 1) << POSITION_SHIFT)
+                query = "SELECT sequence, line FROM overlay WHERE sequence >= ? AND sequence < ?"
+                for sequence, line in self._db.execute(query, span):
+                    entries[sequence - base] = decode_entry(line)
+            yield from enumerate(entries, base)
+
+    def read(self, ref: SegmentRef) -> list[Entry]:
+        """Return the entries of a segment that the draft names."""
+        stored = self.segment(ref.digest)
+        if stored is None:
+            raise Fatal("the catalog has lost a segment", "delete state_dir: it is rebuilt from the newest snapshot")
+        return read_segment(ref, stored)
+
+    def overlay(self, sequence: int, entry: Entry) -> None:
+        """Say what is now known of the entry at `sequence`; durable with the next `commit`."""
+        self._overlay_rows.append((sequence, encode_entry(entry)))
+        if len(self._overlay_rows) >= FLUSH_ROWS:
+            self._flush()
+
+    def adopt(self, refs: Iterable[SegmentRef], **values: str) -> None:
+        """Make the segments of a published snapshot the draft, and commit. Each is in the catalog already."""
+        self._overlay_rows.clear()
+        self._db.execute("DELETE FROM overlay")
+        self._db.execute("DELETE FROM draft")
+        rows = ((i, msgspec.json.encode(ref), 0, 0) for i, ref in enumerate(refs))
+        self._db.executemany("INSERT INTO draft VALUES (?, ?, ?, ?)", rows)
+        self.set(draft="snapshot", **values)
+        self.forget_segments()
+        self.commit()
+
+    def new_draft(self) -> DraftWriter:
+        """Start a draft; the one before stays until the new one's `commit`."""
+        return DraftWriter(self, self._db)
+
+    def forget_segments(self) -> None:
+        """Drop the segments that the draft does not name."""
+        self._db.execute("CREATE TEMP TABLE used(digest TEXT PRIMARY KEY)")
+        refs = self._db.execute("SELECT ref FROM draft").fetchall()
+        digests = {msgspec.json.decode(row[0], type=SegmentRef).digest for row in refs}
+        self._db.executemany("INSERT INTO used VALUES (?)", ((digest,) for digest in digests))
+        self._db.execute("DELETE FROM segment WHERE digest NOT IN (SELECT digest FROM used)")
+        self._db.execute("DROP TABLE used")
+
+    def _flush(self) -> None:
+        rows, self._overlay_rows = self._overlay_rows, []
+        if rows:
+            self._db.executemany("INSERT OR REPLACE INTO overlay VALUES (?, ?)", rows)
+
+    # Maps made elsewhere
+
+    def set_jobs(self, rows: Iterable[tuple[int, bytes, str, bool]]) -> None:
+        """Note the (root, path with NUL for each slash, GUID, is a placeholder) of a map, to have them sorted."""
+        self._db.execute("DELETE FROM job")
+        self._db.executemany("INSERT INTO job VALUES (?, ?, ?, ?)", rows)
+
+    def jobs(self) -> Iterator[tuple[int, bytes, str, bool]]:
+        """Yield what `set_jobs` noted, in the order of a manifest."""
+        for root, path, guid, placeholder in self._db.execute("SELECT * FROM job ORDER BY root, path"):
+            yield root, bytes(path), guid, bool(placeholder)
+
+    # Content that a save means to carry over and has not yet seen in the store
+
+    def claim(self, rows: Iterable[tuple[str, int, int]]) -> None:
+        """Note (blob, stored size, sequence) of content that is thought to be in the store."""
+        self._db.executemany("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", rows)
+
+    def claimed_prefixes(self, length: int) -> list[str]:
+        """Return the distinct beginnings, of `length` characters, of the claimed blobs' keys."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT substr(blob, 1, ?) FROM claimed", (length,))]
+
+    def found(self, rows: Iterable[tuple[str, int]]) -> None:
+        """Strike (blob, stored size) pairs, which were seen in the store, from the claims."""
+        self._db.executemany("DELETE FROM claimed WHERE blob = ? AND size = ?", rows)
+
+    def unfound(self) -> Iterator[tuple[int, str]]:
+        """Yield (sequence, blob) of the claims that were not struck, in order, and forget them all."""
+        yield from self._db.execute("SELECT sequence, blob FROM claimed ORDER BY sequence").fetchall()
+        self._db.execute("DELETE FROM claimed")
+
+
+class DraftWriter:
+    """A draft in the making. `add` takes the entries in ascending order; nothing is seen of it until `commit`."""
+
+    def __init__(self, catalog: Catalog, connection: sqlite3.Connection) -> None:
+        self._catalog = catalog
+        self._db = connection
+        for table in ("next_draft", "next_overlay", "doubt", "fresh", "gone"):
+            self._db.execute(f"DELETE FROM {table}")
+        self._writer = SegmentWriter(self._keep)
+        self._pending = 0
+        self._skipped = 0
+        self._position = 0
+        self._rows: dict[str, list[tuple[object, ...]]] = {"doubt": [], "fresh": [], "gone": [], "next_overlay": []}
+
+    def add(self, entry: Entry, raw_path: bytes) -> int:
+        """Append an entry and return its sequence."""
+        sequence = self._position << POSITION_SHIFT | self._writer.next_index
+        if entry.rule and entry.kind == "file":
+            self._skipped += 1
+        elif entry.is_pending:
+            self._pending += 1
+        self._writer.add(entry, raw_path)
+        return sequence
+
+    def doubt(self, sequence: int, entry: Entry, previous: Entry) -> None:
+        """Note that the entry has the content of `previous` if its digest is the same."""
+        self._note("doubt", sequence, encode_entry(entry), encode_entry(previous))
+
+    def fresh(self, sequence: int, entry: Entry) -> None:
+        """Note a file whose path is new: it may have been renamed."""
+        self._note("fresh", sequence, entry.inode, encode_entry(entry))
+
+    def gone(self, entry: Entry) -> None:
+        """Note a file whose path is gone: it may have been renamed."""
+        self._note("gone", entry.inode, encode_entry(entry))
+
+    def overlay(self, sequence: int, entry: Entry) -> None:
+        """Say what has become known of an entry since `add`."""
+        self._note("next_overlay", sequence, encode_entry(entry))
+
+    def finish(self) -> None:
+        """Close the last segment; `add` is not called any more, the other methods may be."""
+        self._writer.finish()
+        for table in self._rows:
+            self._flush(table)
+
+    def renames(self) -> Iterator[tuple[int, Entry, Entry]]:
+        """Yield (sequence, new entry, gone entry) of files with the same inode number, in order of the sequence."""
+        self._flush("fresh")
+        self._flush("gone")
+        self._db.execute("CREATE INDEX temp.gone_inode ON gone(inode)")
+        query = "SELECT sequence, fresh.line, gone.line FROM fresh JOIN gone USING (inode) ORDER BY sequence"
+        for sequence, line, previous in self._db.execute(query):
+            yield sequence, decode_entry(line), decode_entry(previous)
+        self._db.execute("DROP INDEX temp.gone_inode")
+
+    def doubts(self) -> Iterator[tuple[int, Entry, Entry]]:
+        """Yield (sequence, entry, previous entry) of the files whose content must be read to know."""
+        self._flush("doubt")
+        for sequence, line, previous in self._db.execute("SELECT * FROM doubt ORDER BY sequence"):
+            yield sequence, decode_entry(line), decode_entry(previous)
+
+    def commit(self, **values: str) -> None:
+        """Make this the draft, remember `values`, all at once."""
+        self.finish()
+        for table, source in (("draft", "next_draft"), ("overlay", "next_overlay")):
+            self._db.execute(f"DELETE FROM {table}")
+            self._db.execute(f"INSERT INTO {table} SELECT * FROM {source}")
+        self._catalog.set(draft="index", **values)
+        self._catalog.forget_segments()
+        self._catalog.commit()
+
+    def _keep(self, ref: SegmentRef, stored: bytes) -> None:
+        self._catalog.put_segment(ref.digest, stored)
+        row = (self._position, msgspec.json.encode(ref), self._pending, self._skipped)
+        self._db.execute("INSERT INTO next_draft VALUES (?, ?, ?, ?)", row)
+        self._position += 1
+        self._pending = self._skipped = 0
+
+    def _note(self, table: str, *row: object) -> None:
+        rows = self._rows[table]
+        rows.append(row)
+        if len(rows) >= FLUSH_ROWS:
+            self._flush(table)
+
+    def _flush(self, table: str) -> None:
+        rows, self._rows[table] = self._rows[table], []
+        if rows:
+            marks = ", ".join("?" * len(rows[0]))
+            self._db.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", rows)
+
+
+def _connect(path: Path, *, tries: int) -> sqlite3.Connection:
+    """Open the file; before another try, one that is damaged or of another version is set aside."""
+    for left in reversed(range(tries)):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        connection = sqlite3.connect(path, check_same_thread=True)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.execute("PRAGMA temp_store = FILE")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version == 0:
+                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            elif version != SCHEMA_VERSION:
+                raise sqlite3.DatabaseError(f"schema version {version}")
+            else:
+                connection.execute("SELECT count(*) FROM meta")
+            connection.executescript(_TEMPORARY)
+        except sqlite3.OperationalError:
+            connection.close()
+            raise
+        except sqlite3.DatabaseError:
+            connection.close()
+            if not left:
+                raise
+            for suffix in ("", "-wal", "-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    os.replace(f"{path}{suffix}", f"{path}.damaged{suffix}")
+        else:
+            return connection
+    raise sqlite3.DatabaseError("it cannot be made anew")

@@ -1,0 +1,131 @@
+"""The command line: what is typed becomes a run, its result becomes text or JSON, its error a line and an exit code.
+
+Only this module prints results, catches broadly, and exits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import msgspec
+
+from blobark import arguments, summary
+from blobark.config import Config, load
+from blobark.context import Context
+from blobark.engine import Engine
+from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Interrupted
+from blobark.progress import Display
+from blobark.rules import Rules
+from blobark.stores.retry import Retrying
+
+REMOTE_WORKERS = 16
+LOCAL_WORKERS = 2
+
+
+def console() -> NoReturn:
+    """Run the installed command `blobark`."""
+    sys.exit(main())
+
+
+def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
+    """Run a command line and return the exit code; `command` is the one that a script stands for."""
+    try:
+        options = arguments.parse(argv if argv is not None else sys.argv[1:], command)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    shown = Display(quiet=options.quiet, verbose=options.verbose)
+    try:
+        return _run(options, shown)
+    except BlobarkError as error:
+        shown.end()
+        return _report_error(options, error)
+    except KeyboardInterrupt:
+        shown.end()
+        return _report_error(options, Interrupted("interrupted", "run it again to go on where it stopped"))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception:
+        shown.end()
+        traceback.print_exc()
+        print("blobark: this is a bug, please report it with the lines above", file=sys.stderr)
+        return EXIT_BUG
+
+
+def _run(options: argparse.Namespace, shown: Display) -> int:
+    started_s = time.monotonic()
+    config = load(options.config, environ=os.environ, overrides=arguments.overrides(options))
+    for warning in config.warnings:
+        shown.warn(f"warning: {warning}")
+    stop = threading.Event()
+    stores: list[Retrying] = []
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        context = _context(config, shown, stop, stores)
+        result = arguments.COMMANDS[options.command].run(context, options)
+    finally:
+        shown.end()
+        for store in stores:
+            store.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    seconds = time.monotonic() - started_s
+    failed = getattr(result, "failed", None) or getattr(result, "errors", [])
+    if options.json:
+        document = {"command": options.command, "seconds": round(seconds, 3), **msgspec.to_builtins(result)}
+        code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
+        print(json.dumps({**document, "warnings": shown.warnings, "exit_code": code}))
+    elif not options.quiet:
+        summary.show(options.command, result, config, seconds, dry_run=options.dry_run)
+    return EXIT_ITEMS_FAILED if failed else EXIT_DONE
+
+
+def _context(config: Config, shown: Display, stop: threading.Event, stores: list[Retrying]) -> Context:
+    workers = config.max_workers or (REMOTE_WORKERS if config.store == "azure" else LOCAL_WORKERS)
+    engine = Engine(workers, config.max_memory_bytes, stop)
+
+    def open_store(create: bool) -> Retrying:
+        from blobark.stores.open import open_store
+
+        if not stores:
+            stores.append(
+                open_store(
+                    "azure" if config.store == "azure" else str(config.store),
+                    connection_string=config.connection_string.reveal(),
+                    container=config.container_name or "",
+                    create=create,
+                    workers=workers,
+                    stop=stop,
+                )
+            )
+        return stores[0]
+
+    rules = Rules(skip_files=config.skip_files, skip_path=config.skip_path, exclude=config.exclude)
+
+    def counters() -> dict[str, float]:
+        run = {"files": shown.items, "bytes": shown.bytes, "failed": shown.failed, "in_flight": engine.in_flight}
+        return {**run, **(stores[0].counters() if stores else {})}
+
+    return Context(config, rules, engine, shown, open_store, counters)
+
+
+def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:
+    for line in str(error).splitlines():
+        print(f"blobark: {line}", file=sys.stderr)
+    if options.json:
+        document = {"command": options.command, "error": error.message, "hint": error.hint}
+        print(json.dumps({**document, "exit_code": error.exit_code}))
+    return error.exit_code

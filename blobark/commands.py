@@ -1,0 +1,232 @@
+"""The three commands, from configuration to result: they put the parts together and hold what must be held.
+
+Each returns a result value; errors that stop the run are raised as `BlobarkError`. Nothing here prints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from blobark import __version__, identity, index, mapfile, mapjobs, snapshot
+from blobark.builder import IndexResult
+from blobark.catalog import Catalog, state_lock
+from blobark.context import Context
+from blobark.errors import BlobarkError, ConfigError, SnapshotError
+from blobark.model import Header, Root, display
+from blobark.plan import Overwrite
+from blobark.publish import publish
+from blobark.reapply import reapply
+from blobark.restore import Restorer, RestoreResult
+from blobark.save import Saver, SaveResult
+from blobark.stores.base import Store
+from blobark.target import Target
+from blobark.walk import raise_descriptor_limit
+from metrics.sampler import Sampler
+
+
+@dataclass(frozen=True, slots=True)
+class IndexOptions:
+    """What the command line adds to the configuration of an index."""
+
+    allow_empty: frozenset[str] = frozenset()
+    allow_shrink: frozenset[str] = frozenset()
+    adopt: str = ""
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SaveOptions:
+    """What the command line adds to the configuration of a save."""
+
+    create_container: bool = False
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """What the command line adds to the configuration of a restore."""
+
+    snapshot: int = 0
+    server: str = ""
+    map_path: Path | None = None
+    strip_prefix: str = ""
+    overwrite: Overwrite = "if-changed"
+    dry_run: bool = False
+
+
+def run_index(context: Context, options: IndexOptions) -> IndexResult:
+    """Index the source tree: the catalog's draft, and the map."""
+    raise_descriptor_limit()
+    state_dir = context.config.state_dir
+    with state_lock(state_dir), Catalog.open(state_dir) as catalog:
+        return index.build(
+            context,
+            catalog,
+            allow_empty=options.allow_empty,
+            allow_shrink=options.allow_shrink,
+            adopt=options.adopt,
+            dry_run=options.dry_run,
+        )
+
+
+def run_save(context: Context, options: SaveOptions) -> SaveResult:
+    """Store what the map names, and publish the snapshot."""
+    raise_descriptor_limit()
+    map_path = context.config.guid_mapping_file
+    if not map_path.exists():
+        raise ConfigError(f"there is no map {map_path}", "run build_index.py first")
+    state_dir = context.config.state_dir
+    with state_lock(state_dir), Catalog.open(state_dir) as catalog:
+        failed = _make_draft_current(context, catalog)
+        store = context.open_store(not options.dry_run)
+        if options.create_container:
+            create = getattr(store, "create_container", None)
+            if create is not None:
+                create()
+        roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+        saver = Saver(context, catalog, store, catalog.get("server"), roots)
+        if options.dry_run:
+            saver.estimate()
+            return saver.result
+        saver.store()
+        header = publish(context, catalog, store, saver)
+        saver.result.failed.extend(failed)
+        _name_stale(catalog, saver, header)
+        if catalog.get("map_outdated"):
+            index.write_map(context, catalog)
+            catalog.set(map_outdated="")
+            catalog.commit()
+        return saver.result
+
+
+def _make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, str]]:
+    """See to it that the draft is the map's, filtered by today's rules; return what a foreign map names in vain."""
+    if not _is_own_map(context, catalog):
+        context.reporter.warn("the map was made elsewhere: saving what it names, and nothing else")
+        server = context.config.server or catalog.get("server") or _server_of_map(context, catalog)
+        return mapjobs.draft_from_map(context, catalog, server)
+    if catalog.get("rules") != context.rules.digest():
+        outdated = reapply(context, catalog)
+        if outdated:
+            context.reporter.warn(
+                f"{outdated} items stay out by rules that have been removed: run build_index.py again"
+            )
+    return []
+
+
+def _is_own_map(context: Context, catalog: Catalog) -> bool:
+    """Whether the map is the draft's: the catalog wrote it, or would write the same."""
+    if not catalog.has_draft():
+        return False
+    if index.owns_map(context, catalog) or catalog.get("map_outdated"):
+        return True
+    path = context.config.guid_mapping_file
+    derived = path.with_name(path.name + ".derived")
+    try:
+        written = mapfile.write(derived, index.map_pairs(catalog))
+        return written.digest == mapfile.digest_of(path)
+    finally:
+        derived.unlink(missing_ok=True)
+
+
+def _server_of_map(context: Context, catalog: Catalog) -> str:
+    """Return the server that a map's keys name, this machine's own name where they name none."""
+    first = next(iter(mapfile.MapReader(context.config.guid_mapping_file)), None)
+    return first.server if first is not None and first.server else index.resolve_server(context, catalog)
+
+
+def _name_stale(catalog: Catalog, saver: Saver, header: Header) -> None:
+    """Add what the index could not read, and the snapshot therefore names as failed, to the result."""
+    named = {path for path, _ in saver.result.failed}
+    for segment in catalog.draft() if not header.complete else ():
+        for _, entry in catalog.entries([segment]) if segment.ref.errors else ():
+            path = display(saver.path_of(entry))
+            if entry.error and path not in named:
+                saver.result.failed.append((path, entry.error))
+
+
+def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
+    """Restore a snapshot or a map below restore_root, sampling the machine while it runs."""
+    raise_descriptor_limit()
+    config = context.config
+    if config.restore_root is None:
+        raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
+    store = context.open_store(False)
+    with contextlib.ExitStack() as stack:
+        catalog = _catalog_to_read(stack, config.state_dir)
+        server = options.server or config.server or (catalog.get("server") if catalog else "")
+        jobs = header = None
+        if options.map_path is not None:
+            prefixes = [options.strip_prefix.encode()] if options.strip_prefix else [r.name for r in config.source_path]
+            jobs = mapjobs.restore_jobs(options.map_path, server, prefixes)
+        else:
+            server = server or identity.server_to_restore(store)
+            header = _header(context, store, server, options.snapshot)
+        target = Target(config.restore_root, create=not options.dry_run)
+        stack.callback(target.close)
+        restorer = Restorer(context, store, target, server, options.overwrite, dry_run=options.dry_run)
+        sampler = None
+        if not options.dry_run:
+            run = _run_facts(context, server, header.number if header else 0)
+            sampler = stack.enter_context(
+                Sampler(config.metrics_log_file, run=run, counters=context.counters, watch_path=config.restore_root)
+            )
+        if header is not None:
+            context.reporter.begin("restore", header.totals.files, header.totals.file_bytes)
+            manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
+            restorer.snapshot(header, manifest)
+        elif jobs is not None:
+            context.reporter.begin("restore", 0, 0)
+            restorer.mapped(jobs)
+        if sampler is not None:
+            for warning in sampler.finish(_summary(restorer.result)):
+                context.reporter.warn(f"metrics: {warning}")
+            restorer.result.peak_rss_bytes = sampler.peak_rss_bytes
+        return restorer.result
+
+
+def _header(context: Context, store: Store, server: str, number: int) -> Header:
+    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server)
+    if header is None:
+        raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
+    if not header.complete:
+        context.reporter.warn(f"snapshot {header.number} is incomplete: {header.totals.errors} items were not saved")
+    return header
+
+
+def _catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
+    """Return the catalog if there is one that can be used: a restore needs none, it saves requests."""
+    if not (state_dir / "catalog.sqlite").exists():
+        return None
+    try:
+        return stack.enter_context(Catalog.open(state_dir, to_read=True))
+    except BlobarkError:
+        return None
+
+
+def _run_facts(context: Context, server: str, number: int) -> dict[str, Any]:
+    config = context.config
+    return {
+        "kind": "restore",
+        "version": __version__,
+        "store": "azure" if config.store == "azure" else "folder",
+        "server": server,
+        "snapshot": number,
+        "settings": {"max_workers": context.engine.workers, "max_memory_bytes": context.engine.max_bytes},
+    }
+
+
+def _summary(result: RestoreResult) -> dict[str, Any]:
+    return {
+        "files": result.files,
+        "file_bytes": result.file_bytes,
+        "written": result.written,
+        "written_bytes": result.written_bytes,
+        "kept": result.kept,
+        "failed": len(result.failed),
+    }

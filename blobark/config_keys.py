@@ -1,0 +1,235 @@
+"""What the keys of the configuration mean: how each is read from its text, and what is refused.
+
+A reader takes a text and the folder that relative paths start from, and raises ValueError("expected ..."), which
+never holds the text itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, Literal, NamedTuple, NoReturn
+
+import msgspec
+
+from blobark.config_file import Given
+
+ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
+
+_MOST_WORKERS: Final = 512
+_LEAST_MEMORY_BYTES: Final = 16 << 20
+_UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_DECIMAL_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+class Secret:
+    """A text that must not be seen: only `reveal` gives it out."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str = "") -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text itself, for whoever hands it to a store's library."""
+        return self._text
+
+    def __bool__(self) -> bool:
+        return bool(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret(***)" if self._text else "Secret()"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not copied and not pickled")
+
+
+class SourceRoot(msgspec.Struct, frozen=True):
+    """A tree to back up: where it is read, and its real name, absolute; they differ for a file system's snapshot."""
+
+    path: Path
+    name: bytes
+
+
+class Key(NamedTuple):
+    """How a key is read: `read` raises ValueError("expected ..."); `many` takes a list; a secret is never echoed."""
+
+    read: Callable[[str, Path], Any]
+    default: str | None = None
+    many: bool = False
+    secret: bool = False
+    field: str = ""
+    """What it is called in Config, if not like the key."""
+
+
+def _path(text: str, base: Path) -> Path:
+    expanded = os.path.expanduser(text)
+    if not expanded or "\0" in expanded:
+        raise ValueError("expected a path")
+    if expanded.startswith("~"):
+        raise ValueError("expected a path: there is no such user here (./~ is a name)")
+    path = os.path.abspath(base / expanded)
+    return Path(path[1:] if path.startswith("//") else path)
+
+
+def source_root(text: str, base: Path) -> SourceRoot:
+    """Read a root that is known by the path it is read at."""
+    path = _path(text, base)
+    return SourceRoot(path, os.fsencode(path))
+
+
+def renamed_source_root(fields: dict[str, Given], base: Path) -> SourceRoot:
+    """Read a root that is given as `{path: ..., as: ...}`."""
+    texts = {name: given.value for name, given in fields.items()}
+    path, name = texts.get("path"), texts.get("as", texts.get("path"))
+    if not isinstance(path, str) or not isinstance(name, str) or not texts.keys() <= {"path", "as"}:
+        raise ValueError("expected a path, or {path: where to read, as: its real name}")
+    if "as" in texts and not os.path.expanduser(name).startswith("/"):
+        raise ValueError(f"expected `as` to be an absolute path, got {name!r}")
+    return SourceRoot(_path(path, base), os.fsencode(_path(name, base)))
+
+
+def _store(text: str, base: Path) -> Path | Literal["azure"]:
+    if text == "azure":
+        return "azure"
+    if "://" in text:
+        raise ValueError("expected a folder, or azure")
+    return _path(text, base)
+
+
+def _workers(text: str, _base: Path) -> int | None:
+    if text == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= _MOST_WORKERS:
+        raise ValueError(f"expected a whole number from 1 to {_MOST_WORKERS} or auto")
+    return int(text)
+
+
+def _size_bytes(text: str, _base: Path) -> int:
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)(i?)(b?)", text.strip().lower())
+    if match is None or (match[3] and not match[2]):
+        raise ValueError("expected a size such as 256MiB or 1GB")
+    units = _DECIMAL_UNITS if match[4] and not match[3] else _UNITS
+    size_bytes = int(float(match[1]) * units[match[2]])
+    if size_bytes < _LEAST_MEMORY_BYTES:
+        raise ValueError(f"expected at least {_LEAST_MEMORY_BYTES >> 20}MiB")
+    return size_bytes
+
+
+def _flag(text: str, _base: Path) -> bool:
+    words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+    if text.lower() not in words:
+        raise ValueError("expected true or false")
+    return words[text.lower()]
+
+
+def _change_detection(text: str, _base: Path) -> str:
+    if text not in ("strict", "no-inode", "mtime", "digest"):
+        raise ValueError("expected strict, no-inode, mtime or digest")
+    return text
+
+
+def _server(text: str, _base: Path) -> str:
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}", text):
+        raise ValueError("expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit")
+    return text
+
+
+def _container(text: str, _base: Path) -> str:
+    if not re.fullmatch(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root", text):
+        raise ValueError("expected 3 to 63 of a-z, 0-9 and single -")
+    return text
+
+
+def _file_glob(text: str, _base: Path) -> str:
+    if not text or "/" in text or "\0" in text:
+        raise ValueError("expected a file name or a glob of one, without / (skip_path and exclude take paths)")
+    return text
+
+
+def _skip_path(text: str, _base: Path) -> str:
+    expanded = os.path.expanduser(text)
+    parts = [part for part in expanded.split("/") if part not in ("", ".")]
+    if not parts or "\0" in text or ".." in parts:
+        raise ValueError("expected a path, absolute or relative to each source_path, without ..")
+    if any("**" in part for part in parts):
+        raise ValueError("expected a path without ** (exclude takes it)")
+    return expanded
+
+
+def _pattern(text: str, _base: Path) -> str:
+    if not text.strip() or "\n" in text or "\0" in text:
+        raise ValueError("expected one gitignore pattern")
+    import pathspec  # 55 ms, and most configurations have no patterns
+
+    try:
+        pathspec.GitIgnoreSpec.from_lines([text])
+    except ValueError:
+        raise ValueError("expected one gitignore pattern") from None
+    return text
+
+
+def _secret(text: str, _base: Path) -> Secret:
+    return Secret(text)
+
+
+KEYS: Final[dict[str, Key]] = {
+    "source_path": Key(source_root, many=True),
+    "guid_mapping_file": Key(_path, "guid_file_mapping.json"),
+    "skip_files": Key(_file_glob, many=True),
+    "skip_path": Key(_skip_path, many=True),
+    "exclude": Key(_pattern, many=True),
+    "one_file_system": Key(_flag, "false"),
+    "change_detection": Key(_change_detection, "strict"),
+    "store": Key(_store, "blobark-data/store"),
+    "connection_string": Key(_secret, "", secret=True),
+    "container_name": Key(_container),
+    "state_dir": Key(_path, "blobark-data/state"),
+    "server": Key(_server),
+    "restore_root": Key(_path),
+    "max_workers": Key(_workers, "auto"),
+    "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
+    "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
+}
+
+
+# The connection string
+
+
+def connection_fault(connection_string: str) -> str:
+    """Return why a connection string is refused, "" when it is fine. Plain http is for loopback alone."""
+    pairs = [part.partition("=") for part in connection_string.split(";") if part.strip()]
+    parts = [(name.strip().lower(), value.strip()) for name, _, value in pairs]
+    names = {name for name, _ in parts}
+    if not names & {"accountname", "blobendpoint", "usedevelopmentstorage"}:
+        return "not a connection string, expected `AccountName=...;AccountKey=...` or `BlobEndpoint=...;Shared...`"
+    if not names & {"blobendpoint", "usedevelopmentstorage"}:
+        parts += [("blobendpoint", f"{value}://by.name") for name, value in parts if name == "defaultendpointsprotocol"]
+    endpoints = [value for name, value in parts if name.endswith(("endpoint", "proxyuri"))]
+    return next(filter(None, map(_endpoint_fault, endpoints)), "")
+
+
+def _endpoint_fault(endpoint: str) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
+        scheme, host = url.scheme, url.hostname
+    except ValueError:
+        scheme, host = "", None
+    if not host or re.search(r"[\\@\s\x00-\x1f]", endpoint):
+        return "its endpoint is not a URL"
+    if scheme == "https" or (scheme == "http" and _is_loopback(host)):
+        return ""
+    return "plain http is refused, except to this machine itself: use https"
+
+
+def _is_loopback(host: str) -> bool:
+    import ipaddress
+
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,60 @@
+"""What every run is given: its configuration, the engine, the way to the store, and somebody to report to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from blobark.config import Config
+from blobark.engine import Engine
+from blobark.model import Outcome, Root, text_or_b64
+from blobark.rules import Rules
+from blobark.stores.base import Store
+
+
+class Reporter(Protocol):
+    """Where a run says how it goes. Only `cli` decides what a person sees of it."""
+
+    verbose: bool
+    """Whether `detail` is shown."""
+
+    def begin(self, what: str, items: int, size_bytes: int) -> None:
+        """Say that a stage begins, with what it will handle (0: not known)."""
+
+    def advance(self, items: int, size_bytes: int) -> None:
+        """Say that items were handled."""
+
+    def outcome(self, outcome: Outcome, path: bytes) -> None:
+        """Say how one item ended: counts it, names it when it failed."""
+
+    def detail(self, text: str) -> None:
+        """Say something that only `-v` shows."""
+
+    def warn(self, text: str) -> None:
+        """Say something a person must see."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The surroundings of one run."""
+
+    config: Config
+    rules: Rules
+    engine: Engine
+    reporter: Reporter
+    open_store: Callable[[bool], Store]
+    """Opens the store (and makes it, when true and it can be made), once for the run."""
+    counters: Callable[[], dict[str, float]]
+    """The run's own numbers of this moment, for the metrics."""
+
+    def roots(self) -> list[Root]:
+        """Return the configured roots under their real names, in the order of a manifest."""
+        return [Root(*text_or_b64(source.name)) for source in self.config.source_path]
+
+
+def full_path(root_name: bytes, path: bytes) -> bytes:
+    """Return the absolute real path of an item."""
+    if not path:
+        return root_name
+    return root_name + path if root_name == b"/" else root_name + b"/" + path

@@ -1,0 +1,147 @@
+"""The engine: the one place that owns threads.
+
+`run(jobs, work)` calls `work(job)` for every job from a few threads and yields the results as they come, in no
+order. Jobs are taken from their iterator only as threads get free and as the bytes they cost fit the budget, so
+neither jobs nor content pile up. Jobs travel in batches: for small files the hand-over would cost more than the work.
+
+    dispatch while a thread is free and the budget allows
+    wait for a batch of results, yield them
+    until there are no jobs and no batch is under way
+
+`work` answers for its item's own errors; whatever it raises stops the run: no new batch starts, the
+batches under way end after their current item, and the error is raised where `run` is iterated.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, TypeVar
+
+from blobark.errors import Interrupted
+
+Job = TypeVar("Job")
+Result = TypeVar("Result")
+
+BATCH_JOBS = 16
+BATCH_BYTES = 1024 * 1024
+
+
+def _free(_job: object) -> int:
+    return 0
+
+
+class Engine:
+    """Runs work on `workers` threads with at most `max_bytes` of content in flight.
+
+    `stop`, once set (by a signal's handler, say), makes `run` raise `Interrupted`.
+    """
+
+    def __init__(self, workers: int, max_bytes: int, stop: threading.Event) -> None:
+        self.workers = workers
+        self.max_bytes = max_bytes
+        self.stop = stop
+        self.in_flight = 0
+        """Jobs that have been handed to a thread and whose results have not come back."""
+
+    def run(
+        self, jobs: Iterable[Job], work: Callable[[Job], Result], *, cost: Callable[[Job], int] = _free
+    ) -> Iterator[Result]:
+        """Yield `work(job)` for every job; `cost(job)` is what it holds in memory, in bytes.
+
+        A job that alone costs more than the budget runs by itself. Closing the iterator stops the threads.
+        """
+        run: _Run[Job, Result] = _Run(self, work)
+        try:
+            yield from run.results(_batches(jobs, cost))
+        finally:
+            run.end()
+
+
+class _Run(Generic[Job, Result]):
+    """One call of `Engine.run`: its threads and what is under way."""
+
+    def __init__(self, engine: Engine, work: Callable[[Job], Result]) -> None:
+        self._engine = engine
+        self._work = work
+        self._cancelled = threading.Event()
+        self._todo: queue.SimpleQueue[tuple[list[Job], int] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[tuple[list[Result], int, int, BaseException | None]] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+
+    def results(self, batches: Iterator[tuple[list[Job], int]]) -> Iterator[Result]:
+        engine = self._engine
+        under_way = bytes_under_way = 0
+        waiting = next(batches, None)
+        while waiting is not None or under_way:
+            while waiting is not None and under_way < 2 * engine.workers:
+                batch, cost = waiting
+                if under_way and bytes_under_way + cost > engine.max_bytes:
+                    break
+                self._start(batch, cost, under_way)
+                under_way += 1
+                bytes_under_way += cost
+                engine.in_flight += len(batch)
+                waiting = next(batches, None)
+            results, jobs, cost, error = self._wait()
+            under_way -= 1
+            bytes_under_way -= cost
+            engine.in_flight -= jobs
+            if error is not None:
+                raise error
+            yield from results
+
+    def end(self) -> None:
+        """Stop and join the threads; those at work finish their current item."""
+        self._cancelled.set()
+        for _ in self._threads:
+            self._todo.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._engine.in_flight = 0
+
+    def _start(self, batch: list[Job], cost: int, under_way: int) -> None:
+        self._todo.put((batch, cost))
+        if len(self._threads) < min(self._engine.workers, under_way + 1):
+            thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _wait(self) -> tuple[list[Result], int, int, BaseException | None]:
+        """Return the next finished batch; looks up now and then, so that a signal can stop a run whose store hangs."""
+        while True:
+            if self._engine.stop.is_set():
+                raise Interrupted("interrupted", "run it again to go on where it stopped")
+            try:
+                return self._done.get(timeout=0.5)
+            except queue.Empty:
+                continue
+
+    def _serve(self) -> None:
+        while (item := self._todo.get()) is not None:
+            batch, cost = item
+            results: list[Result] = []
+            error: BaseException | None = None
+            try:
+                for job in batch:
+                    if self._cancelled.is_set():
+                        return
+                    results.append(self._work(job))
+            except BaseException as raised:  # it is raised again where the results are read
+                error = raised
+            self._done.put((results, len(batch), cost, error))
+
+
+def _batches(jobs: Iterable[Job], cost: Callable[[Job], int]) -> Iterator[tuple[list[Job], int]]:
+    batch: list[Job] = []
+    total = 0
+    for job in jobs:
+        price = cost(job)
+        if batch and (len(batch) >= BATCH_JOBS or total + price > BATCH_BYTES):
+            yield batch, total
+            batch, total = [], 0
+        batch.append(job)
+        total += price
+    if batch:
+        yield batch, total

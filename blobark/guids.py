@@ -1,0 +1,40 @@
+"""GUIDs: the names of content.
+
+The GUIDs of one run share a random beginning, so that listing one prefix audits exactly that run's uploads, and
+they ascend in the order they are given out, so that a run's blobs lie in the order of the tree. The layout is
+UUID version 8 (RFC 9562): 32 bits run tag, 28 bits more of the run's randomness, 32 bits counter, 30 bits random.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+
+GUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+TAG_LENGTH = 8
+
+
+class GuidSource:
+    """Gives out the GUIDs of one run; not shared between threads."""
+
+    def __init__(self) -> None:
+        run = secrets.randbits(60)
+        self._high = (run >> 28) << 96 | ((run >> 12) & 0xFFFF) << 80 | 0x8 << 76 | (run & 0xFFF) << 64 | 0b10 << 62
+        self._counter = 0
+
+    def next(self) -> str:
+        """Return a GUID that nothing has had before, lower-case with hyphens."""
+        number = self._high | self._counter << 30 | secrets.randbits(30)
+        self._counter += 1
+        text = f"{number:032x}"
+        return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def blob_name(server: str, guid: str) -> str:
+    """Return the key under which the content `guid` of `server` is stored."""
+    return f"{server}_{guid}"
+
+
+def run_prefix(server: str, guid: str) -> str:
+    """Return the prefix of the keys of every blob of the run that gave out `guid`."""
+    return f"{server}_{guid[:TAG_LENGTH]}-"

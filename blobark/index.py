@@ -1,0 +1,162 @@
+"""The index: what is there now, and which GUID each file has.
+
+    walk every root in order, beside the draft of the run before (both are sorted, so one pass meets each path once)
+      unchanged          its entry stands, GUID and all
+      doubtful           same size, other times: a new GUID for now, noted to be read
+      other or new       a new GUID; a new path is noted, it may be a rename
+      gone               noted, a new path may be it
+    match new paths with gone ones by inode number; read the doubtful: an equal digest keeps the GUID
+    commit the draft, write the map
+
+It stores nothing, and opens no file but doubtful and sparse ones.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+
+from blobark import identity, mapfile, snapshot
+from blobark.builder import FRESH_NS, DraftBuilder, IndexResult, renumbered
+from blobark.catalog import Catalog
+from blobark.clock import now_ns
+from blobark.context import Context, full_path
+from blobark.errors import RootRefused, StoreMissing
+from blobark.guids import blob_name
+from blobark.model import Header, Root, display
+
+
+def build(
+    context: Context,
+    catalog: Catalog,
+    *,
+    allow_empty: frozenset[str] = frozenset(),
+    allow_shrink: frozenset[str] = frozenset(),
+    adopt: str = "",
+    dry_run: bool = False,
+) -> IndexResult:
+    """Index the source tree into the catalog and write the map; with `dry_run`, change nothing.
+
+    Raises:
+        RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
+    """
+    result = IndexResult(server=resolve_server(context, catalog, adopt))
+    started_ns = now_ns()
+    if not catalog.has_draft():
+        _adopt_latest(context, catalog, result.server)
+    before = _refs(catalog)
+    draft = catalog.new_draft()
+    trusted_before_ns = int(catalog.get("walk_started_ns") or "0") - FRESH_NS
+    previous = _previous_numbers(context, catalog)
+    entries = None if previous is None else renumbered(catalog.entries(), previous)
+    DraftBuilder(context, draft, result, entries, trusted_before_ns).run()
+    _check_roots(catalog, result.roots, allow_empty, allow_shrink)
+    if dry_run:
+        return result
+    roots = msgspec.json.encode(result.roots).decode()
+    draft.commit(server=result.server, roots=roots, rules=context.rules.digest(), walk_started_ns=str(started_ns))
+    if before != _refs(catalog) or not owns_map(context, catalog):
+        write_map(context, catalog)
+    result.mapped = int(catalog.get("mapped"))
+    return result
+
+
+def _previous_numbers(context: Context, catalog: Catalog) -> dict[int, int] | None:
+    """Return today's number of each root of the run before that is still configured; None for no run before."""
+    if not catalog.has_draft():
+        return None
+    today = {root.raw_name: number for number, root in enumerate(context.roots())}
+    before = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+    return {number: today[root.raw_name] for number, root in enumerate(before) if root.raw_name in today}
+
+
+def resolve_server(context: Context, catalog: Catalog, adopt: str = "") -> str:
+    """Return this server's name: configured, remembered, or found out from the store."""
+    known = context.config.server or catalog.get("server")
+    if known and not adopt:
+        return known
+    names = [root.raw_name for root in context.roots()]
+    try:
+        store = context.open_store(False)
+        return identity.server_to_save(store, identity.this_host(), names, adopt)
+    except StoreMissing:
+        return identity.name_for_host(identity.this_host().name)
+
+
+def owns_map(context: Context, catalog: Catalog) -> bool:
+    """Whether the map file is as this catalog wrote it last."""
+    path = context.config.guid_mapping_file
+    return path.exists() and mapfile.digest_of(path) == catalog.get("map_digest")
+
+
+def map_pairs(catalog: Catalog) -> Iterator[tuple[str, bytes]]:
+    """Yield the (blob key, absolute path) lines of the draft's map; the path of a placeholder ends in a slash."""
+    server = catalog.get("server")
+    roots = [root.raw_name for root in msgspec.json.decode(catalog.get("roots"), type=list[Root])]
+    for _, entry in catalog.entries():
+        if entry.is_mapped:
+            path = full_path(roots[entry.root], entry.raw_path)
+            yield blob_name(server, entry.guid), path + b"/" if entry.kind == "dir" else path
+
+
+def write_map(context: Context, catalog: Catalog) -> None:
+    """Write the map of the draft, atomically."""
+
+    def told() -> Iterator[tuple[str, bytes]]:
+        for key, path in map_pairs(catalog):
+            context.reporter.detail(f"{key} -> {display(path)}")
+            yield key, path
+
+    pairs = told() if context.reporter.verbose else map_pairs(catalog)
+    digest, count = mapfile.write(context.config.guid_mapping_file, pairs)
+    catalog.set(map_digest=digest, mapped=str(count))
+    catalog.commit()
+
+
+def remember_snapshot(catalog: Catalog, header: Header) -> None:
+    """Make a snapshot, whose segments the catalog has, the draft, and remember what it was complete with."""
+    roots = msgspec.json.encode(header.roots).decode()
+    values = {"server": header.server, "roots": roots, "snapshot": str(header.number)}
+    if header.complete:
+        values["complete_roots"] = roots
+    catalog.adopt(header.segments, **values)
+
+
+def _adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
+    """Rebuild a catalog that knows nothing from the newest snapshot, if there is one."""
+    try:
+        store = context.open_store(False)
+        header = snapshot.latest(store, server)
+    except StoreMissing:
+        return
+    if header is None:
+        return
+    context.reporter.warn(f"no local state: rebuilding it from snapshot {header.number} of {server}")
+    manifest = snapshot.Manifest(store, server)
+    for ref in header.segments:
+        catalog.put_segment(ref.digest, manifest.stored(ref))
+        catalog.read(ref)
+    remember_snapshot(catalog, header)
+    catalog.set(walk_started_ns=str(header.started_ns))
+    catalog.commit()
+
+
+def _refs(catalog: Catalog) -> list[tuple[str, bool]]:
+    return [(segment.ref.digest, segment.overlaid) for segment in catalog.draft()]
+
+
+def _check_roots(
+    catalog: Catalog, roots: list[Root], allow_empty: frozenset[str], allow_shrink: frozenset[str]
+) -> None:
+    known = catalog.get("complete_roots")
+    before = {root.raw_name: root.entries for root in msgspec.json.decode(known, type=list[Root])} if known else {}
+    for root in roots:
+        name = os.fsdecode(root.raw_name)
+        had = before.get(root.raw_name, 0)
+        if root.entries <= 1 and name not in allow_empty:
+            raise RootRefused(f"source_path {name} is empty", f"is it mounted? If it is meant so: --allow-empty {name}")
+        if root.entries * 2 < had and name not in allow_shrink | allow_empty:
+            message = f"source_path {name} has {root.entries} entries, its last complete snapshot had {had}"
+            raise RootRefused(message, f"is all of it mounted? If it is meant so: --allow-shrink {name}")

@@ -1,0 +1,242 @@
+"""The values that pass between the parts: entries, extents, snapshot headers, and what happened to an item.
+
+Everything here is a value with no behaviour beyond reading itself. The JSON form of `Entry` and `Header` is the
+stored format (docs/format.md): a field at its default is left out, and a reader ignores fields it does not know.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+from typing import Literal
+
+import msgspec
+
+FORMAT = 1
+"""Version of the stored format that this code writes, and the newest that it reads."""
+
+FEATURES: frozenset[str] = frozenset()
+"""What a snapshot may list under `requires` and still be read by this code."""
+
+Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
+
+SortKey = tuple[int, bytes]
+
+
+class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A run of content: `stored_length` bytes at `stored_offset` of `blob` decode to `plain_length` bytes."""
+
+    blob: str
+    stored_offset: int
+    stored_length: int
+    plain_length: int
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One item of a tree, as it was when its content was read (or, without content, when it was walked).
+
+    `path` is relative to its root, components joined by `/`, "" for the root itself; bytes that are not UTF-8
+    stand base64-encoded in `path_b64` instead (`link_b64` likewise). `size`, `*_ns` and `mode` are those of lstat:
+    bytes, nanoseconds since 1970 UTC, the twelve permission bits. `guid` without `digest` means: not yet stored.
+    """
+
+    path: str = ""
+    path_b64: str = ""
+    root: int = 0
+    kind: Kind = "file"
+    guid: str = ""
+    size: int = 0
+    mtime_ns: int = 0
+    ctime_ns: int = 0
+    inode: int = 0
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    user: str = ""
+    group: str = ""
+    digest: str = ""
+    link: str = ""
+    link_b64: str = ""
+    hardlink_to: str = ""
+    """Path (same root) of the first entry of this hard-link group; "" for that entry itself."""
+    hardlink_to_b64: str = ""
+    rdev: tuple[int, int] | None = None
+    """Major and minor number of a device."""
+    ranges: tuple[tuple[int, int], ...] | None = None
+    """(offset, length) of each run of data of a sparse file, ascending; its content is these runs joined."""
+    extents: tuple[Extent, ...] | None = None
+    """Where the content lies; left out when it is the whole blob `<server>_<guid>`."""
+    xattrs: dict[str, str] | None = None
+    """Extended attributes, ACLs among them: name -> base64 of the value."""
+    rule: str = ""
+    """The rule that skipped this item: its directory is a placeholder, its file is in no snapshot."""
+    changed_while_read: bool = False
+    stale: bool = False
+    """The item could not be read: everything but `error` is from the snapshot before."""
+    error: str = ""
+
+    @property
+    def raw_path(self) -> bytes:
+        """The path as the file system has it."""
+        return base64.b64decode(self.path_b64) if self.path_b64 else self.path.encode()
+
+    @property
+    def raw_link(self) -> bytes:
+        """The target of a symlink as the file system has it."""
+        return base64.b64decode(self.link_b64) if self.link_b64 else self.link.encode()
+
+    @property
+    def raw_hardlink_to(self) -> bytes:
+        """The path of the group's first entry as the file system has it, b"" if this is not a further link."""
+        return base64.b64decode(self.hardlink_to_b64) if self.hardlink_to_b64 else self.hardlink_to.encode()
+
+    @property
+    def sort_key(self) -> SortKey:
+        """Orders entries by root, then by path components as bytes: parents before children."""
+        return sort_key(self.root, self.raw_path)
+
+    @property
+    def content_size(self) -> int:
+        """Length in bytes of the content: the file's size, or the sum of its ranges where it is sparse."""
+        return self.size if self.ranges is None else sum(length for _, length in self.ranges)
+
+    @property
+    def has_content(self) -> bool:
+        """Whether this is a file whose content is named by the entry."""
+        return self.kind == "file" and self.digest != ""
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether this is something whose content is still to be stored: a file, or a directory's placeholder."""
+        return self.guid != "" and self.digest == "" and not self.error
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the entry is, or will be, a whole plain blob under its GUID: a line of the map."""
+        return self.guid != "" and self.ranges is None and self.extents is None and not self.hardlink_to_any
+
+    @property
+    def hardlink_to_any(self) -> bool:
+        """Whether this is a further path of a hard-link group."""
+        return bool(self.hardlink_to or self.hardlink_to_b64)
+
+
+class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """One segment of a manifest: its BLAKE3 digest (of the plain lines), what it holds, and where it starts."""
+
+    digest: str
+    entries: int
+    plain_bytes: int
+    files: int = 0
+    file_bytes: int = 0
+    dirs: int = 0
+    links: int = 0
+    """Entries with `hardlink_to`."""
+    errors: int = 0
+
+
+class Root(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A source root under its real name (absolute; `name_b64` where that is not UTF-8), with what it held."""
+
+    name: str = ""
+    name_b64: str = ""
+    entries: int = 0
+
+    @property
+    def raw_name(self) -> bytes:
+        """The name as the file system has it."""
+        return base64.b64decode(self.name_b64) if self.name_b64 else self.name.encode()
+
+
+class Host(msgspec.Struct, frozen=True):
+    """The machine that wrote a snapshot."""
+
+    name: str
+    machine_id: str
+
+
+class Totals(msgspec.Struct, frozen=True):
+    """What a snapshot holds, and what its run sent."""
+
+    entries: int
+    files: int
+    file_bytes: int
+    errors: int
+    new_blobs: int
+    new_bytes: int
+
+
+class Header(msgspec.Struct, frozen=True):
+    """A snapshot: everything about it but its entries, which lie in the segments it lists, in order."""
+
+    format: int
+    server: str
+    number: int
+    complete: bool
+    host: Host
+    roots: tuple[Root, ...]
+    started: str
+    """UTC, RFC 3339: when the walk began."""
+    started_ns: int
+    ended: str
+    totals: Totals
+    segments: tuple[SegmentRef, ...]
+    tool: str
+    parent: int = 0
+    """Number of the snapshot before it, 0 for the first."""
+    requires: tuple[str, ...] = ()
+
+
+class Server(msgspec.Struct, frozen=True):
+    """Who owns the blobs `<name>_*`: stored as blobark/<name>/server.json, create-only, at the first save."""
+
+    format: int
+    name: str
+    host: Host
+    roots: tuple[Root, ...]
+    created: str
+
+
+class Status(enum.Enum):
+    """How an item of a run ended."""
+
+    DONE = "done"
+    KEPT = "kept"
+    SKIPPED = "skipped"
+    FAILED = "failed"
+    CHANGED = "changed"
+    """The item is not what the plan was made for; it goes round once more."""
+
+
+class Outcome(msgspec.Struct, frozen=True, gc=False):
+    """What happened to one item: the one stream that progress, metrics, journal and exit code are folds over.
+
+    `sequence` is the entry's place in the index; `entry` is what the snapshot is to say of it now.
+    """
+
+    sequence: int
+    entry: Entry
+    status: Status
+    bytes: int = 0
+    reason: str = ""
+
+
+def sort_key(root: int, raw_path: bytes) -> SortKey:
+    """Return the key that orders entries; NUL sorts before every byte a name can hold."""
+    return root, raw_path.replace(b"/", b"\0")
+
+
+def text_or_b64(raw: bytes) -> tuple[str, str]:
+    """Return (text, "") when `raw` is UTF-8, else ("", base64)."""
+    try:
+        return raw.decode(), ""
+    except UnicodeDecodeError:
+        return "", base64.b64encode(raw).decode()
+
+
+def display(raw: bytes) -> str:
+    """Return `raw` for a terminal or a log: printable, on one line, whatever a file's name holds."""
+    text = raw.decode(errors="surrogateescape")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

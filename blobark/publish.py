@@ -1,0 +1,123 @@
+"""Publishing: from the draft to a snapshot that is whole.
+
+    write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
+    store the segments that are new
+    look again: the newest snapshot must still be the one this run has seen
+    write the header, create-only; then the snapshot's segments are the draft
+
+A crash before the header leaves the snapshot before it the newest; a crash after it loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from blobark import __version__, snapshot
+from blobark.catalog import Catalog
+from blobark.clock import now_ns, utc
+from blobark.context import Context
+from blobark.errors import Fatal
+from blobark.identity import this_host
+from blobark.index import remember_snapshot
+from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
+from blobark.save import Saver
+from blobark.segments import SegmentWriter
+from blobark.stores.base import Store
+
+
+def publish(context: Context, catalog: Catalog, store: Store, saver: Saver) -> Header:
+    """Publish the draft as the next snapshot and return its header."""
+    result, parent = saver.result, saver.parent
+    roots = tuple(msgspec.json.decode(catalog.get("roots"), type=list[Root]))
+    if parent is None:
+        _claim(context, store, result.server, roots)
+    refs: list[SegmentRef] = []
+
+    def send(job: tuple[SegmentRef, bytes]) -> None:
+        snapshot.put_segment(store, result.server, *job)
+
+    for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
+        result.segments_sent += 1
+    _look_again(store, saver)
+    started_ns = int(catalog.get("walk_started_ns"))
+    header = Header(
+        format=FORMAT,
+        server=result.server,
+        number=parent.number + 1 if parent else 1,
+        complete=not any(ref.errors for ref in refs),
+        host=this_host(),
+        roots=roots,
+        started=utc(started_ns),
+        started_ns=started_ns,
+        ended=utc(now_ns()),
+        totals=Totals(
+            entries=sum(ref.entries for ref in refs),
+            files=sum(ref.files for ref in refs),
+            file_bytes=sum(ref.file_bytes for ref in refs),
+            errors=sum(ref.errors for ref in refs),
+            new_blobs=result.sent,
+            new_bytes=result.sent_bytes,
+        ),
+        segments=tuple(refs),
+        tool=f"blobark {__version__}",
+        parent=parent.number if parent else 0,
+    )
+    snapshot.publish(store, header)
+    remember_snapshot(catalog, header)
+    result.snapshot, result.complete = header.number, header.complete
+    result.entries, result.files, result.file_bytes = (
+        header.totals.entries,
+        header.totals.files,
+        header.totals.file_bytes,
+    )
+    return header
+
+
+def _new_segments(catalog: Catalog, saver: Saver, refs: list[SegmentRef]) -> Iterator[tuple[SegmentRef, bytes]]:
+    """Yield the segments that are not in the store yet; `refs` gets every segment of the snapshot, in order."""
+    finished: list[tuple[SegmentRef, bytes]] = []
+
+    def keep(ref: SegmentRef, stored: bytes) -> None:
+        refs.append(ref)
+        catalog.put_segment(ref.digest, stored)
+        if ref.digest not in saver.known:
+            finished.append((ref, stored))
+
+    writer = SegmentWriter(keep)
+    for segment in catalog.draft():
+        if writer.at_cut and not segment.overlaid and segment.ref.digest in saver.known:
+            refs.append(segment.ref)
+            continue
+        for _, entry in catalog.entries([segment]):
+            if not (entry.rule and entry.kind == "file"):
+                writer.add(_publishable(entry), entry.raw_path)
+        yield from finished
+        finished.clear()
+    writer.finish()
+    yield from finished
+
+
+def _publishable(entry: Entry) -> Entry:
+    if entry.is_pending:
+        raise Fatal(f"{entry.path or entry.path_b64} was never stored", "this is a bug: run save again and report it")
+    return entry
+
+
+def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...]) -> None:
+    known = snapshot.load_server(store, server)
+    if known is None:
+        names = tuple(Root(root.name, root.name_b64) for root in roots)
+        snapshot.claim_server(store, Server(FORMAT, server, this_host(), names, utc(now_ns())))
+    elif known.host.machine_id != this_host().machine_id and not context.config.server:
+        hint = f"set `server: {server}` to take it over, or another name"
+        raise Fatal(f"another machine ({known.host.name}) has the name {server}", hint)
+
+
+def _look_again(store: Store, saver: Saver) -> None:
+    """Make sure that what this run carries over is still named by the snapshot it has seen."""
+    newest = snapshot.numbers(store, saver.result.server)
+    seen = saver.parent.number if saver.parent else 0
+    if (newest[-1] if newest else 0) != seen:
+        raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")

@@ -1,0 +1,264 @@
+"""The save: what the draft names gets into the store, then a snapshot names it.
+
+    wanted   = the draft's entries
+    there    = what the newest snapshot, looked up in this run, names; and what a listing shows of claimed content
+    round 1  store wanted - there, noting each entry in the catalog as it gets done
+    round 2  what changed meanwhile, or whose GUID was taken: once more, under new GUIDs that are durable before use
+    publish  (publish.py) the segments that are new, then the header, create-only
+
+First run, resumed run and small change are the same path. A segment that the newest snapshot has too is not even read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from msgspec.structs import replace
+
+from blobark import content, snapshot, source
+from blobark.catalog import Catalog
+from blobark.clock import now_ns
+from blobark.context import Context, full_path
+from blobark.errors import ItemError
+from blobark.guids import TAG_LENGTH, GuidSource, blob_name
+from blobark.model import Entry, Header, Outcome, Root, Status, display
+from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+
+COMMIT_NS = 1_000_000_000
+MAX_TAG_LISTINGS = 16
+LAST_ROUND = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A file or placeholder to store; `previous` is what the newest snapshot has under its path."""
+
+    sequence: int
+    entry: Entry
+    previous: Entry | None
+    any_version: bool = False
+    """Whether the file may be another version than the entry says: its GUID has never been used."""
+
+
+@dataclass(slots=True)
+class SaveResult:
+    """What a save did: counts of files, and bytes of content."""
+
+    server: str = ""
+    snapshot: int = 0
+    complete: bool = False
+    files: int = 0
+    file_bytes: int = 0
+    entries: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    kept: int = 0
+    skipped: int = 0
+    changed_while_read: list[str] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    segments_sent: int = 0
+    requests: dict[str, int] = field(default_factory=dict)
+    """With a dry run: how many requests of each kind a real one would make."""
+
+
+class Saver:
+    """One save: `plan` says what is to do, `store` does it. The caller publishes."""
+
+    def __init__(self, context: Context, catalog: Catalog, store: Store, server: str, roots: list[Root]) -> None:
+        self._context = context
+        self._catalog = catalog
+        self._store = store
+        self._server = server
+        self._root_names = [root.raw_name for root in roots]
+        self._guids = GuidSource()
+        self._again: list[Job] = []
+        self.parent: Header | None = snapshot.latest(store, server)
+        self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
+        self.result = SaveResult(server=server)
+
+    def plan(self) -> Iterator[Job]:
+        """Yield what is to be stored; claims content that only the catalog thinks is in the store.
+
+        Claimed content is looked for by `unfound`, after this has been exhausted.
+        """
+        segments = self._catalog.draft()
+        dirty = [segment for segment in segments if segment.overlaid or segment.ref.digest not in self.known]
+        before = self._parent_entries({segment.ref.digest for segment in segments if segment not in dirty})
+        previous = next(before, None)
+        claims: list[tuple[str, int, int]] = []
+        for sequence, entry in self._catalog.entries(dirty):
+            key = entry.sort_key
+            while previous is not None and previous.sort_key < key:
+                previous = next(before, None)
+            theirs = previous if previous is not None and previous.sort_key == key else None
+            if entry.rule and entry.kind == "file":
+                self.result.skipped += 1
+                self._context.reporter.detail(f"skipped by {entry.rule}: {display(self.path_of(entry))}")
+            elif entry.is_pending:
+                yield Job(sequence, entry, theirs)
+            elif entry.guid and (theirs is None or theirs.guid != entry.guid):
+                claims.append((blob_name(self._server, entry.guid), entry.content_size, sequence))
+                if len(claims) >= 1000:
+                    self._catalog.claim(claims)
+                    claims.clear()
+        self._catalog.claim(claims)
+
+    def unfound(self) -> Iterator[Job]:
+        """Yield what was claimed and is not in the store: to be sent again."""
+        prefixes = self._catalog.claimed_prefixes(len(self._server) + 1 + TAG_LENGTH)
+        if len(prefixes) > MAX_TAG_LISTINGS:
+            prefixes = [f"{self._server}_"]
+        for prefix in prefixes:
+            rows = []
+            for info in self._store.list(prefix):
+                rows.append((info.key, info.size_bytes))
+                if len(rows) >= 5000:
+                    self._catalog.found(rows)
+                    rows.clear()
+            self._catalog.found(rows)
+        missing = dict(self._catalog.unfound())
+        if missing:
+            for sequence, entry in self._catalog.entries():
+                if sequence in missing:
+                    yield Job(sequence, replace(entry, digest=""), None)
+
+    def store(self) -> None:
+        """Store everything that is to be stored; each entry's outcome is durable in the catalog."""
+        tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in self._context.config.source_path]
+        try:
+            self._round(self.plan(), tops)
+            self._round(self.unfound(), tops)
+            for _ in range(LAST_ROUND - 1):
+                jobs, self._again = self._again, []
+                if jobs:
+                    self._round(iter(self._renewed(jobs)), tops)
+            for job in self._again:
+                self._take(_failed(job, "its GUID was taken each time"))
+        finally:
+            for top in tops:
+                os.close(top)
+        self._catalog.commit()
+
+    def estimate(self) -> None:
+        """Fill the result with what `store` and publishing would do, and in how many requests; does none of it."""
+        result = self.result
+        blobs = blocks = 0
+        for job in self.plan():
+            size = job.entry.content_size
+            result.sent += 1
+            result.sent_bytes += size
+            if size > BLOCK_SIZE_BYTES:
+                blocks += -(-size // content.block_size(size)) + 1
+            else:
+                blobs += 1
+        segments = sum(s.overlaid or s.ref.digest not in self.known for s in self._catalog.draft())
+        result.requests = {"put blob": blobs, "put block and commit": blocks, "put segment": segments, "put header": 1}
+
+    def path_of(self, entry: Entry) -> bytes:
+        """Return an entry's absolute real path."""
+        return full_path(self._root_names[entry.root], entry.raw_path)
+
+    def _round(self, jobs: Iterator[Job], tops: list[int]) -> None:
+        work = _Worker(self._store, self._server, self._root_names, tops)
+        committed_ns = now_ns()
+        for job, outcome in self._context.engine.run(jobs, work, cost=_cost):
+            if outcome.status is Status.CHANGED:
+                self._again.append(job)
+            else:
+                self._take(outcome)
+            if now_ns() - committed_ns > COMMIT_NS:
+                self._catalog.commit()
+                committed_ns = now_ns()
+        self._catalog.commit()
+
+    def _take(self, outcome: Outcome) -> None:
+        """Fold one outcome into the catalog and the result."""
+        result, entry = self.result, outcome.entry
+        self._catalog.overlay(outcome.sequence, entry)
+        path = self.path_of(entry)
+        self._context.reporter.outcome(outcome, path)
+        if outcome.status is Status.FAILED:
+            result.failed.append((display(path), outcome.reason))
+        elif outcome.status is Status.DONE:
+            result.sent += 1
+            result.sent_bytes += outcome.bytes
+        else:
+            result.kept += 1
+        if entry.changed_while_read and outcome.status is not Status.FAILED:
+            result.changed_while_read.append(display(path))
+            self._context.reporter.warn(f"{display(path)}: changed while it was read, stored as last read")
+
+    def _renewed(self, jobs: list[Job]) -> list[Job]:
+        """Give each job a GUID that was never used, durable before it is."""
+        renewed = []
+        for job in jobs:
+            entry = replace(job.entry, guid=self._guids.next(), digest="")
+            self._catalog.overlay(job.sequence, entry)
+            renewed.append(Job(job.sequence, entry, job.previous, any_version=True))
+        self._catalog.set(map_outdated="1")
+        self._catalog.commit()
+        return renewed
+
+    def _parent_entries(self, shared: set[str]) -> Iterator[Entry]:
+        """Yield the newest snapshot's entries, but for segments that the draft shares, in order."""
+        if self.parent is None:
+            return
+        manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
+        numbers = {root.raw_name: number for number, root in enumerate(self.parent.roots)}
+        today = {numbers.get(name, -1): number for number, name in enumerate(self._root_names)}
+        for ref in self.parent.segments:
+            if ref.digest not in shared:
+                for entry in manifest.read(ref):
+                    if entry.root in today:
+                        yield entry if today[entry.root] == entry.root else replace(entry, root=today[entry.root])
+
+
+class _Worker:
+    """Stores one job; runs on the engine's threads."""
+
+    def __init__(self, store: Store, server: str, root_names: list[bytes], tops: list[int]) -> None:
+        self._store = store
+        self._server = server
+        self._root_names = root_names
+        self._tops = tops
+
+    def __call__(self, job: Job) -> tuple[Job, Outcome]:
+        try:
+            return job, self._store_one(job)
+        except content.DifferentContent:
+            return job, Outcome(job.sequence, job.entry, Status.CHANGED)
+        except ItemError as error:
+            return job, _failed(job, error.message)
+
+    def _store_one(self, job: Job) -> Outcome:
+        entry, root_name = job.entry, self._root_names[job.entry.root]
+        if entry.kind == "dir":
+            stored = content.put_placeholder(self._store, self._server, root_name, entry)
+        else:
+            descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+            try:
+                status = os.fstat(descriptor)
+                source.check_regular(status)
+                if not job.any_version and not source.same_version(entry, status):
+                    return Outcome(job.sequence, entry, Status.CHANGED)
+                stored = content.put_file(self._store, self._server, root_name, entry, descriptor)
+            finally:
+                os.close(descriptor)
+        status_now = Status.DONE if stored.sent else Status.KEPT
+        return Outcome(job.sequence, stored.entry, status_now, stored.sent_bytes)
+
+
+def _failed(job: Job, reason: str) -> Outcome:
+    """Let the entry say why it failed, and name the content it had before, if it had any."""
+    previous = job.previous
+    if previous is not None and previous.has_content:
+        entry = replace(previous, error=reason, stale=True)
+    else:
+        entry = replace(job.entry, guid="", digest="", error=reason)
+    return Outcome(job.sequence, entry, Status.FAILED, reason=reason)
+
+
+def _cost(job: Job) -> int:
+    return content.memory_cost(job.entry)

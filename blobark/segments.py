@@ -1,0 +1,126 @@
+"""Segments: the parts that a manifest is stored in.
+
+A manifest is the sorted stream of a tree's entries, one JSON object a line. It is cut after each entry whose path
+has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, and after 32,768 lines at the latest. Where
+the cuts fall depends on nothing but the entries near them, so a small change makes a few new segments and leaves
+the others as they are, byte for byte. A segment is named by the BLAKE3 digest
+of its plain lines and stored as one zstd frame.
+
+This module turns entries into segments and back; it does not know where segments are kept.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Callable
+
+import msgspec
+from blake3 import blake3
+
+from blobark.errors import SnapshotError
+from blobark.model import Entry, SegmentRef
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+CUT_MASK = 0xFFF
+MAX_ENTRIES = 32_768
+MAX_PLAIN_BYTES = 256 * 1024 * 1024
+"""More than any segment that is written; a header that promises more is not believed."""
+
+ZSTD_LEVEL = 3
+
+encode_entry = msgspec.json.Encoder().encode
+_decoder = msgspec.json.Decoder(Entry)
+decode_entry = _decoder.decode
+
+Sink = Callable[[SegmentRef, bytes], None]
+
+
+class SegmentWriter:
+    """Collects entries, which come in ascending order, and hands each finished segment to `sink`.
+
+    `sink` gets the reference and the stored bytes (one zstd frame).
+    """
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._lines: list[bytes] = []
+        self._counts = [0, 0, 0, 0, 0]
+        self.position = 0
+        """How many segments have been finished."""
+
+    @property
+    def at_cut(self) -> bool:
+        """Whether the next entry starts a segment."""
+        return not self._lines
+
+    @property
+    def next_index(self) -> int:
+        """The place that the next entry takes within its segment."""
+        return len(self._lines)
+
+    def add(self, entry: Entry, raw_path: bytes) -> None:
+        """Append an entry; `raw_path` is its `raw_path`, which the caller has at hand."""
+        lines = self._lines
+        lines.append(encode_entry(entry))
+        counts = self._counts
+        if entry.kind == "file":
+            if entry.hardlink_to_any:
+                counts[3] += 1
+            else:
+                counts[0] += 1
+                counts[1] += entry.size
+        elif entry.kind == "dir":
+            counts[2] += 1
+        if entry.error:
+            counts[4] += 1
+        if not zlib.crc32(raw_path) & CUT_MASK or len(lines) >= MAX_ENTRIES:
+            self.finish()
+
+    def finish(self) -> None:
+        """Close the segment that is open, if one is; to be called after the last entry."""
+        if not self._lines:
+            return
+        plain = b"\n".join(self._lines) + b"\n"
+        files, file_bytes, dirs, links, errors = self._counts
+        ref = SegmentRef(
+            digest=blake3(plain).hexdigest(),
+            entries=len(self._lines),
+            plain_bytes=len(plain),
+            files=files,
+            file_bytes=file_bytes,
+            dirs=dirs,
+            links=links,
+            errors=errors,
+        )
+        self._lines = []
+        self._counts = [0, 0, 0, 0, 0]
+        self._sink(ref, zstd.compress(plain, ZSTD_LEVEL))
+        self.position += 1
+
+
+def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
+    """Return the entries of a segment.
+
+    Raises:
+        SnapshotError: the bytes are not what `ref` names: damaged, cut short, or another segment.
+    """
+    if not 0 <= ref.plain_bytes <= MAX_PLAIN_BYTES:
+        raise SnapshotError(f"segment {ref.digest} claims {ref.plain_bytes} bytes: its header is damaged")
+    try:
+        plain = zstd.ZstdDecompressor().decompress(stored, max_length=ref.plain_bytes + 1)
+    except zstd.ZstdError:
+        plain = b""
+    if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
+        raise SnapshotError(f"segment {ref.digest} is damaged", "restore an earlier snapshot with --snapshot N")
+    try:
+        entries = _decoder.decode_lines(plain)
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"segment {ref.digest} holds an entry that cannot be read ({error})") from None
+    if len(entries) != ref.entries:
+        raise SnapshotError(f"segment {ref.digest} holds {len(entries)} entries, its header says {ref.entries}")
+    return entries

@@ -1,0 +1,175 @@
+"""Snapshots in the store: a header per snapshot, and the segments that headers name.
+
+    blobark/<server>/server.json            who owns the blobs `<server>_*`
+    blobark/<server>/snapshots/<number>     a header; numbers (10 digits, from 1) are taken create-only
+    blobark/<server>/segments/<digest>      segments, shared between snapshots
+
+A snapshot is published by the one create-only write of its header, after everything that it names is in the store.
+Of two writers who publish at once one is refused, so a number is never taken twice.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import msgspec
+
+from blobark.errors import BlobExists, BlobNotFound, Fatal, SnapshotError
+from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server
+from blobark.segments import read_segment
+from blobark.stores.base import Store
+
+PREFIX = "blobark/"
+SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+_NUMBER_DIGITS = 10
+_Document = TypeVar("_Document", Header, Server)
+
+
+class _Version(msgspec.Struct):
+    format: int = 0
+    requires: tuple[str, ...] = ()
+
+
+def servers(store: Store) -> Iterator[Server]:
+    """Yield every server that owns blobs in the store."""
+    for name in _server_names(store):
+        server = load_server(store, name)
+        if server is not None:
+            yield server
+
+
+def _server_names(store: Store) -> list[str]:
+    suffix = "/server.json"
+    keys = (info.key for info in store.list(PREFIX))
+    return sorted(key[len(PREFIX) : -len(suffix)] for key in keys if key.endswith(suffix))
+
+
+def load_server(store: Store, name: str) -> Server | None:
+    """Return who owns `name` in the store, None when nobody does."""
+    try:
+        data = store.read(f"{PREFIX}{name}/server.json")
+    except BlobNotFound:
+        return None
+    return _decode(data, Server, f"blobark/{name}/server.json")
+
+
+def claim_server(store: Store, server: Server) -> None:
+    """Write who owns the name; raises `Fatal` when somebody else does already."""
+    try:
+        store.put(f"{PREFIX}{server.name}/server.json", _encode(server), {}, create_only=True)
+    except BlobExists:
+        owner = load_server(store, server.name)
+        if owner is None or owner.host.machine_id != server.host.machine_id:
+            raise Fatal(f"another machine has taken the name {server.name}", "set `server` to another name") from None
+
+
+def numbers(store: Store, server: str) -> list[int]:
+    """Return the numbers of the server's snapshots, ascending."""
+    prefix = f"{PREFIX}{server}/snapshots/"
+    names = (info.key[len(prefix) :] for info in store.list(prefix))
+    return sorted(int(name) for name in names if len(name) == _NUMBER_DIGITS and name.isdigit())
+
+
+def load(store: Store, server: str, number: int) -> Header:
+    """Return a snapshot's header.
+
+    Raises:
+        SnapshotError: there is none of that number, it is damaged, or it needs a newer Blobark.
+    """
+    try:
+        data = store.read(_header_key(server, number))
+    except BlobNotFound:
+        have = numbers(store, server)
+        hint = f"there are {have[0]} to {have[-1]}" if have else "it has none"
+        raise SnapshotError(f"server {server} has no snapshot {number}", hint) from None
+    header = _decode(data, Header, f"snapshot {number} of {server}")
+    if header.number != number or header.server != server:
+        raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
+    return header
+
+
+def latest(store: Store, server: str) -> Header | None:
+    """Return the header of the newest snapshot, None when there is none."""
+    have = numbers(store, server)
+    return load(store, server, have[-1]) if have else None
+
+
+def publish(store: Store, header: Header) -> None:
+    """Write the header, and with it the snapshot: everything it names is in the store already.
+
+    Raises:
+        Fatal: the number is taken: another run of the same server published meanwhile.
+    """
+    key = _header_key(header.server, header.number)
+    data = _encode(header)
+    store.sync()
+    try:
+        store.put(key, data, {}, create_only=True)
+    except BlobExists:
+        if store.read(key) != data:
+            message = f"another run published snapshot {header.number} of {header.server} meanwhile"
+            raise Fatal(message, "run save again: what this run stored is kept") from None
+    store.sync()
+
+
+def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes) -> None:
+    """Store a segment, unless it is there; one that is there is checked, since snapshots will rest on it."""
+    key = _segment_key(server, ref.digest)
+    try:
+        store.put(key, stored, {}, create_only=True)
+    except BlobExists:
+        try:
+            read_segment(ref, store.read(key))
+        except SnapshotError:
+            store.put(key, stored, {}, create_only=False)  # a damaged one: mended, its name is its content's digest
+
+
+class Manifest:
+    """Reads the segments of one server's snapshots, from a local cache where that has them."""
+
+    def __init__(self, store: Store, server: str, cached: Callable[[str], bytes | None] | None = None) -> None:
+        self._store = store
+        self._server = server
+        self._cached = cached
+
+    def stored(self, ref: SegmentRef) -> bytes:
+        """Return a segment's stored bytes. Raises `SnapshotError` when it is missing."""
+        stored = self._cached(ref.digest) if self._cached else None
+        if stored is not None:
+            return stored
+        try:
+            return self._store.read(_segment_key(self._server, ref.digest))
+        except BlobNotFound:
+            message = f"segment {ref.digest} is missing from the store"
+            raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
+
+    def read(self, ref: SegmentRef) -> list[Entry]:
+        """Return the entries of a segment."""
+        return read_segment(ref, self.stored(ref))
+
+
+def _header_key(server: str, number: int) -> str:
+    return f"{PREFIX}{server}/snapshots/{number:0{_NUMBER_DIGITS}d}"
+
+
+def _segment_key(server: str, digest: str) -> str:
+    return f"{PREFIX}{server}/segments/{digest}"
+
+
+def _encode(value: Header | Server) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(value), indent=1)
+
+
+def _decode(data: bytes, kind: type[_Document], what: str) -> _Document:
+    """Decode a header or a server's description; the version is looked at first, in whatever else has changed."""
+    try:
+        version = msgspec.json.decode(data, type=_Version)
+        missing = sorted(set(version.requires) - FEATURES)
+        if version.format > FORMAT or missing:
+            needs = f"format {version.format}" + (f" with {', '.join(missing)}" if missing else "")
+            raise SnapshotError(f"{what} needs a newer Blobark: it is of {needs}", "install the current version")
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.MsgspecError as error:
+        raise SnapshotError(f"{what} is damaged ({error})", "restore an earlier one with --snapshot N") from None

@@ -1,0 +1,249 @@
+"""Reading the source: what an item is, and its content as one consistent reading.
+
+Nothing here follows a symlink, waits on a FIFO or changes an access time where the kernel lets it be kept.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from functools import cache
+
+from blake3 import blake3
+
+from blobark.errors import SourceError
+from blobark.model import Entry, Kind, display, text_or_b64
+
+KINDS: dict[int, Kind] = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "dir",
+    stat.S_IFLNK: "symlink",
+    stat.S_IFIFO: "fifo",
+    stat.S_IFSOCK: "socket",
+    stat.S_IFCHR: "char",
+    stat.S_IFBLK: "block",
+}
+
+READ_SIZE_BYTES = 8 * 1024 * 1024
+_OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_NO_ATIME = getattr(os, "O_NOATIME", 0)
+_HAS_XATTRS = hasattr(os, "listxattr")
+
+
+def same_version(entry: Entry, status: os.stat_result) -> bool:
+    """Whether a file is still the version that the entry describes."""
+    return (
+        entry.size == status.st_size
+        and entry.mtime_ns == status.st_mtime_ns
+        and entry.ctime_ns == status.st_ctime_ns
+        and entry.inode == status.st_ino
+    )
+
+
+def describe(path: bytes, root: int, parent: int, name: str, status: os.stat_result) -> Entry:
+    """Return the entry of an item, without content: everything lstat, the name services and xattrs tell.
+
+    `parent` is a descriptor of its directory. Raises `OSError` when the item has vanished or changed its kind.
+    """
+    text, b64 = text_or_b64(path)
+    kind = KINDS[stat.S_IFMT(status.st_mode)]
+    link = link_b64 = ""
+    if kind == "symlink":
+        link, link_b64 = text_or_b64(os.fsencode(os.readlink(name, dir_fd=parent)))
+    return Entry(
+        path=text,
+        path_b64=b64,
+        root=root,
+        kind=kind,
+        size=status.st_size if kind == "file" else 0,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        inode=status.st_ino,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        user=_user(status.st_uid),
+        group=_group(status.st_gid),
+        link=link,
+        link_b64=link_b64,
+        rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in ("char", "block") else None,
+        xattrs=_xattrs(f"/proc/self/fd/{parent}/{name}", follow=False),
+    )
+
+
+def may_be_sparse(status: os.stat_result) -> bool:
+    """Whether fewer blocks are allocated than the size needs."""
+    return status.st_blocks * 512 < status.st_size
+
+
+def data_ranges(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | None:
+    """Return the (offset, length) runs of data of a file, None when it has no hole."""
+    if not hasattr(os, "SEEK_DATA"):
+        return None
+    ranges: list[tuple[int, int]] = []
+    end = 0
+    while end < size:
+        try:
+            start = os.lseek(descriptor, end, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                break
+            return None
+        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
+        if start < end:
+            ranges.append((start, end - start))
+    return None if ranges == [(0, size)] or size == 0 else tuple(ranges)
+
+
+def open_file(root: int, path: bytes) -> int:
+    """Return a descriptor of the regular file `path` below the directory `root`, positioned at its start.
+
+    Raises:
+        SourceError: it is not there, may not be read, or is no regular file any more.
+    """
+    try:
+        return _open_below(root, path)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise SourceError("is a symlink now") from None
+        raise SourceError(_why(error)) from None
+
+
+def _open_below(root: int, path: bytes) -> int:
+    flags = _OPEN | _NO_ATIME
+    try:
+        return os.open(path, flags, dir_fd=root)
+    except PermissionError:
+        return os.open(path, _OPEN, dir_fd=root)  # O_NOATIME is for owners and root only
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG or b"/" not in path:
+            raise
+    head, _, tail = path.partition(b"/")
+    parent = os.open(head, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
+    try:
+        return _open_below(parent, tail)
+    finally:
+        os.close(parent)
+
+
+def check_regular(status: os.stat_result) -> None:
+    """Raise `SourceError` when this is not a regular file."""
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise SourceError(f"is a {kind} now")
+
+
+def describe_open(descriptor: int, entry: Entry, status: os.stat_result) -> Entry:
+    """Return `entry` with the metadata of an open file in place of its own; path, link and GUID stay."""
+    from msgspec.structs import replace
+
+    return replace(
+        entry,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
+        inode=status.st_ino,
+        mode=stat.S_IMODE(status.st_mode),
+        uid=status.st_uid,
+        gid=status.st_gid,
+        user=_user(status.st_uid),
+        group=_group(status.st_gid),
+        xattrs=_xattrs(descriptor, follow=True),
+        ranges=data_ranges(descriptor, status.st_size) if may_be_sparse(status) else None,
+    )
+
+
+def read_blocks(descriptor: int, entry: Entry, block_size_bytes: int) -> Iterator[bytes]:
+    """Yield the content of an open file (its ranges, or all of it) in blocks; only the last may be shorter.
+
+    Raises `SourceError` when the file ends before its size.
+    """
+    ranges = entry.ranges if entry.ranges is not None else ((0, entry.size),)
+    pieces: list[bytes] = []
+    wanted = block_size_bytes
+    for start, length in ranges:
+        offset, left = start, length
+        while left:
+            piece = _pread(descriptor, min(left, wanted), offset)
+            pieces.append(piece)
+            offset += len(piece)
+            left -= len(piece)
+            wanted -= len(piece)
+            if not wanted:
+                yield pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                pieces, wanted = [], block_size_bytes
+    if pieces:
+        yield b"".join(pieces)
+
+
+def content_hasher(entry: Entry) -> blake3:
+    """Return the hasher of a file's digest: BLAKE3 of its bytes; of a sparse file, of its range list, then its data."""
+    hasher = blake3()
+    if entry.ranges is not None:
+        hasher.update(range_list(entry))
+    return hasher
+
+
+def range_list(entry: Entry) -> bytes:
+    """Return what stands for a sparse file's shape in its digest: its size, and a line for each range."""
+    lines = [f"{entry.size}\n", *(f"{start} {length}\n" for start, length in entry.ranges or ())]
+    return "".join(lines).encode()
+
+
+def _pread(descriptor: int, size: int, offset: int) -> bytes:
+    try:
+        piece = os.pread(descriptor, size, offset)
+    except OSError as error:
+        raise SourceError(_why(error)) from None
+    if not piece:
+        raise SourceError("was cut short while it was read")
+    return piece
+
+
+def _why(error: OSError) -> str:
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "vanished after it was indexed"
+    return f"cannot be read ({error.strerror})"
+
+
+def _xattrs(target: str | int, *, follow: bool) -> dict[str, str] | None:
+    """Return the extended attributes, None when there are none or the file system has no such thing."""
+    if not _HAS_XATTRS:
+        return None
+    try:
+        names = os.listxattr(target) if follow else os.listxattr(target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EPERM, errno.EACCES):
+            return None
+        raise
+    found = {}
+    for name in names:
+        try:
+            value = os.getxattr(target, name) if follow else os.getxattr(target, name, follow_symlinks=False)
+        except OSError as error:
+            if error.errno in (errno.ENODATA, errno.EPERM, errno.EACCES):
+                continue
+            raise
+        found[display(os.fsencode(name))] = base64.b64encode(value).decode()
+    return found or None
+
+
+@cache
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""
+
+
+@cache
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return ""

@@ -1,0 +1,307 @@
+"""`FolderStore`: blobs as plain files in a folder, on any disk.
+
+    <server>_<guid>  ->  <hh>/<server>_<guid>       hh: the last two hex digits of the name
+    blobark/s/lock   ->  blobark/s/lock.blob        all the rules are in `stores.paths`
+
+Spreading over 256 folders is what makes small blobs fast: creating files in a single folder from several threads
+makes them fight for it. The last digits, because the GUIDs of one run share the first ones.
+
+A blob appears whole (`stores.newfile`): of two writers one wins, and a killed writer leaves nothing under the key.
+Nothing is flushed blob by blob: `sync` does it once for all. After a loss of power a blob that was put since the last
+`sync` may be short or empty; no snapshot names it yet, and a create-only `put` under its key says `BlobExists`.
+
+Metadata is not kept: a folder has nowhere cheap to keep it. Files are 0600, folders 0700. The store's folder may be
+reached through a link; a link planted below it is never followed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import heapq
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
+from urllib.parse import unquote
+
+from blobark.errors import (
+    BlobarkError,
+    BlobExists,
+    BlobNotFound,
+    ContentError,
+    Retryable,
+    StoreDenied,
+    StoreFull,
+    StoreMissing,
+    StoreUnusable,
+)
+from blobark.stores.base import BlobInfo, Upload, check_meta
+from blobark.stores.newfile import TEMPORARY, NewFile, NewFiles
+from blobark.stores.paths import FANOUT, LONG, key_of, path_of
+
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_NO_ENTRY = {errno.ENOENT, errno.ENOTDIR}
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_PASSING = {errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
+
+
+class FolderStore:
+    """A `Store` in the folder `path`, which is made if `create` says so.
+
+    `names_at_once` bounds the memory of `list`: so many names are held at a time, and a folder with more of them is
+    read several times.
+
+    Raises:
+        StoreMissing: there is no such folder.
+        StoreDenied: it may not be read, or not be made.
+    """
+
+    keeps_meta = False
+
+    def __init__(self, path: str, *, create: bool = False, names_at_once: int = 1_000_000) -> None:
+        self.name = os.path.abspath(path)
+        self._names_at_once = names_at_once
+        self._swept = False
+        try:
+            if create:
+                os.makedirs(self.name, 0o700, exist_ok=True)
+            self._fd = os.open(self.name, _FOLDER)
+        except (FileNotFoundError, NotADirectoryError, FileExistsError):
+            raise StoreMissing(f"{self.name} is not a folder", "make it, or mount the disk it is on") from None
+        except OSError as error:
+            raise self._translate(error, self.name) from error
+        self._files = NewFiles(self._fd)
+
+    def stat(self, key: str) -> BlobInfo:
+        """As `Store.stat`; knows no MD5 and no metadata."""
+        try:
+            found = os.stat(path_of(key), dir_fd=self._fd, follow_symlinks=False)
+        except OSError as error:
+            raise self._translate(error, key) from error
+        return BlobInfo(key, self._size(found, key))
+
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """As `Store.read`."""
+        path = path_of(key)
+        if size_bytes == 0:
+            return b""
+        try:
+            fd = os.open(path, _READ, dir_fd=self._fd)
+            try:
+                there = self._size(os.fstat(fd), key)
+                wanted = there - offset if size_bytes is None else size_bytes
+                data = os.pread(fd, wanted, offset) if wanted > 0 else b""
+                while 0 < len(data) < wanted and (more := os.pread(fd, wanted - len(data), offset + len(data))):
+                    data += more
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise self._translate(error, key) from error
+        if len(data) != wanted or (offset and not data):
+            raise ContentError(f"{key} in {self.name} has {there} bytes, and more were asked for")
+        return data
+
+    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+        """As `Store.put`."""
+        path = path_of(key)
+        check_meta(meta)
+        try:
+            file = self._files.start(path, named=not create_only)
+            try:
+                file.write(data, 0)
+                file.publish(path, replace=not create_only)
+            finally:
+                file.discard()
+        except OSError as error:
+            raise self._translate(error, key, writing=True) from error
+
+    def begin(self, key: str) -> Upload:
+        """As `Store.begin`. The blocks go to a file that has no name yet."""
+        path = path_of(key)
+        try:
+            return _FolderUpload(self, key, path, self._files.start(path))
+        except OSError as error:
+            raise self._translate(error, key, writing=True) from error
+
+    def delete(self, key: str) -> None:
+        """As `Store.delete`."""
+        try:
+            os.unlink(path_of(key), dir_fd=self._fd)
+        except OSError as error:
+            if error.errno not in _NO_ENTRY:
+                raise self._translate(error, key) from error
+
+    def sync(self) -> None:
+        """As `Store.sync`: one flush of the whole file system. The first one also removes old leftovers."""
+        try:
+            flush_file_system(self._fd)
+            if not self._swept:
+                self._swept = True
+                self._files.sweep()
+        except OSError as error:
+            raise self._translate(error, self.name, writing=True) from error
+
+    def close(self) -> None:
+        """As `Store.close`."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """As `Store.list`."""
+        try:
+            streams = [self._nested(prefix)] if "/" in prefix else [self._flat(prefix), self._nested(prefix)]
+            for key, path in heapq.merge(*streams, self._long(prefix), key=itemgetter(0)):
+                try:
+                    found = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    yield BlobInfo(key, found.st_size)
+        except OSError as error:
+            raise self._translate(error, self.name) from error
+
+    def _flat(self, prefix: str) -> Iterator[tuple[str, str]]:
+        """Yield key and path of the blobs in the 256 folders, in order."""
+        after = ""
+        while keys := self._next_flat(prefix, after):
+            yield from ((key, path_of(key)) for key in keys)
+            if len(keys) < self._names_at_once:
+                return
+            after = keys[-1]
+
+    def _next_flat(self, prefix: str, after: str) -> list[str]:
+        """Return the first `names_at_once` keys above `after`, in order; holds no more than twice as many."""
+        keys: list[str] = []
+        limit = "\x7f"  # above every key
+        for fan in FANOUT:
+            for name, _ in self._entries(fan):
+                key = key_of(f"{fan}/{name}")
+                if key is not None and after < key < limit and key.startswith(prefix):
+                    keys.append(key)
+                    if len(keys) == 2 * self._names_at_once:
+                        keys.sort()
+                        del keys[self._names_at_once :]
+                        limit = keys[-1]
+        keys.sort()
+        return keys[: self._names_at_once]
+
+    def _nested(self, prefix: str, folder: str = "", above: str = "") -> Iterator[tuple[str, str]]:
+        """Yield key and path of the blobs with slashes, in order: all keys of a subfolder begin with its own."""
+        found = []
+        for name, is_folder in self._entries(folder or "."):
+            path = f"{folder}/{name}" if folder else name
+            if is_folder and not (path in FANOUT or path in (LONG, TEMPORARY)):
+                key = f"{above}{unquote(name)}/"
+                if key.startswith(prefix) or prefix.startswith(key):
+                    found.append((key, path, True))
+            elif not is_folder and (blob := key_of(path)) is not None and blob.startswith(prefix):
+                found.append((blob, path, False))
+        for key, path, is_folder in sorted(found):
+            if is_folder:
+                yield from self._nested(prefix, path, key)
+            else:
+                yield key, path
+
+    def _long(self, prefix: str, folder: str = LONG) -> list[tuple[str, str]]:
+        """Return key and path of the blobs whose keys have overlong parts; there are few if any."""
+        found = []
+        for name, is_folder in self._entries(folder):
+            path = f"{folder}/{name}"
+            if is_folder:
+                found += self._long(prefix, path)
+            elif (key := key_of(path)) is not None and key.startswith(prefix):
+                found.append((key, path))
+        return sorted(found)
+
+    def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
+        """Yield the names in a folder, and whether each is a folder; nothing when it is not there, or a link."""
+        try:
+            fd = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=self._fd)
+        except OSError as error:
+            if error.errno in _NO_ENTRY or error.errno == errno.ELOOP:
+                return
+            raise
+        try:
+            with os.scandir(fd) as entries:
+                for entry in entries:
+                    yield entry.name, entry.is_dir(follow_symlinks=False)
+        finally:
+            os.close(fd)
+
+    def _size(self, found: os.stat_result, key: str) -> int:
+        if not stat.S_ISREG(found.st_mode):
+            raise ContentError(f"{key} in {self.name} is not a plain file")
+        return found.st_size
+
+    def _translate(self, error: OSError, what: str, *, writing: bool = False) -> BlobarkError:
+        """Return the error of ours for one of the file system's, about the key or folder `what`."""
+        number = error.errno
+        message = f"{what} in {self.name}: {error.strerror}" if what != self.name else f"{what}: {error.strerror}"
+        if number in _NO_ENTRY and self._is_gone():
+            return StoreMissing(f"{self.name} is gone", "make it, or mount the disk it is on")
+        if number in _NO_ENTRY and not writing:
+            return BlobNotFound(f"{what} is not in {self.name}")
+        if number == errno.EEXIST:
+            return BlobExists(f"{what} is already in {self.name}")
+        if number == errno.ELOOP and not writing:
+            return ContentError(f"{what} in {self.name} is not a plain file")
+        if number in _FULL:
+            return StoreFull(message, "make room, or raise the quota")
+        if number in _DENIED:
+            return StoreDenied(message, "check who owns the folder, and whether the disk is mounted read-only")
+        if number in _PASSING:
+            return Retryable(message)
+        return StoreUnusable(message, "check the disk and the system's log")
+
+    def _is_gone(self) -> bool:
+        """Whether the store's folder has been removed since it was opened."""
+        try:
+            return os.fstat(self._fd).st_nlink == 0
+        except OSError:
+            return False
+
+
+class _FolderUpload:
+    """An `Upload` into a file that has no name yet."""
+
+    def __init__(self, store: FolderStore, key: str, path: str, file: NewFile) -> None:
+        self._store = store
+        self._key = key
+        self._path = path
+        self._file = file
+        self._end = 0
+
+    def add(self, block: bytes) -> None:
+        """As `Upload.add`."""
+        try:
+            self._file.write(block, self._end)
+        except OSError as error:
+            raise self._store._translate(error, self._key, writing=True) from error
+        self._end += len(block)
+
+    def commit(self, meta: Mapping[str, str]) -> None:
+        """As `Upload.commit`."""
+        check_meta(meta)
+        try:
+            self._file.publish(self._path, replace=False)
+        except OSError as error:
+            raise self._store._translate(error, self._key, writing=True) from error
+        self._file.discard()
+
+    def abort(self) -> None:
+        """As `Upload.abort`."""
+        self._file.discard()
+
+
+def flush_file_system(fd: int) -> None:
+    """Return when all that was written to the file system of `fd` is on the disk."""
+    syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+    if syncfs is None:
+        os.sync()
+    elif syncfs(fd) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))

@@ -1,0 +1,193 @@
+"""`Retrying`: a store that repeats the calls of another one which failed in passing. Nothing else retries.
+
+    failed with Retryable -> wait uniform(0, min(cap, first * 2^n)), at least what the store asked for -> again
+    Throttled             -> besides, every thread waits before its next call, until the time the store asked for
+    out of time or tries  -> StoreUnusable, with the last failure in one line
+
+A call that succeeds at once costs two attribute reads more than without. A store that has not answered yet gets
+less time than one that did, so that a typing mistake in an address is told in seconds and a broken line is sat out.
+What the calls promise stays as it is: a create-only `put` whose answer was lost ends as `BlobExists`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
+from blobark.stores.base import BlobInfo, Store, Upload
+
+T = TypeVar("T")
+
+
+class Retrying:
+    """A `Store` around a `Store`.
+
+    `deadline_s` and `attempts` bound one call from its first failure on; `first_deadline_s` takes the place of
+    `deadline_s` while nothing has been answered yet. `first_wait_s` and `cap_wait_s` shape the waits. Setting
+    `stop` ends every wait at once with `Interrupted`.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        attempts: int = 40,
+        deadline_s: float = 300.0,
+        first_deadline_s: float = 30.0,
+        first_wait_s: float = 0.25,
+        cap_wait_s: float = 20.0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._store = store
+        self.keeps_meta = store.keeps_meta
+        self.name = store.name
+        self._attempts = attempts
+        self._deadline_s = deadline_s
+        self._first_deadline_s = first_deadline_s
+        self._first_wait_s = first_wait_s
+        self._cap_wait_s = cap_wait_s
+        self._stop = stop or threading.Event()
+        self._lock = threading.Lock()
+        self._reached = False
+        self._quiet_until = 0.0
+        self._retries = 0
+        self._throttled = 0
+
+    def counters(self) -> dict[str, int]:
+        """Return how many calls were repeated so far, and how many of the failures were the store's brake."""
+        with self._lock:
+            return {"retries": self._retries, "throttled": self._throttled}
+
+    def call(self, work: Callable[[], T]) -> T:
+        """Return `work()`, repeated while it raises `Retryable`; for what only one kind of store can do."""
+        if self._quiet_until:
+            self._keep_quiet()
+        try:
+            result = work()
+        except Retryable as error:
+            return self._again(error, work)
+        self._reached = True
+        return result
+
+    def stat(self, key: str) -> BlobInfo:
+        """As `Store.stat`."""
+        return self.call(lambda: self._store.stat(key))
+
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        """As `Store.read`."""
+        if self._quiet_until:
+            self._keep_quiet()
+        try:
+            result = self._store.read(key, offset, size_bytes)
+        except Retryable as error:
+            return self._again(error, lambda: self._store.read(key, offset, size_bytes))
+        self._reached = True
+        return result
+
+    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+        """As `Store.put`."""
+        if self._quiet_until:
+            self._keep_quiet()
+        try:
+            self._store.put(key, data, meta, create_only=create_only)
+        except Retryable as error:
+            self._again(error, lambda: self._store.put(key, data, meta, create_only=create_only))
+        self._reached = True
+
+    def begin(self, key: str) -> Upload:
+        """As `Store.begin`."""
+        return _RetryingUpload(self, self.call(lambda: self._store.begin(key)))
+
+    def delete(self, key: str) -> None:
+        """As `Store.delete`."""
+        self.call(lambda: self._store.delete(key))
+
+    def sync(self) -> None:
+        """As `Store.sync`."""
+        self.call(self._store.sync)
+
+    def close(self) -> None:
+        """As `Store.close`."""
+        self._store.close()
+
+    def list(self, prefix: str) -> Iterator[BlobInfo]:
+        """As `Store.list`. After a failure it starts again and passes over what was yielded."""
+        last = ""
+        listing: Iterator[BlobInfo] | None = None
+
+        def following() -> BlobInfo | None:
+            nonlocal listing
+            if listing is None:
+                listing = self._store.list(prefix)
+            try:
+                return next((blob for blob in listing if blob.key > last), None)
+            except Retryable:
+                listing = None
+                raise
+
+        while (blob := self.call(following)) is not None:
+            last = blob.key
+            yield blob
+
+    def _again(self, error: Retryable, work: Callable[[], T]) -> T:
+        """Repeat `work` after `error` until it succeeds, fails otherwise, or time or tries are over."""
+        begun = time.monotonic()
+        for attempt in range(1, self._attempts):
+            wait_s = self._wait_after(error, attempt)
+            limit_s = self._deadline_s if self._reached else self._first_deadline_s
+            if time.monotonic() + wait_s - begun > limit_s:
+                break
+            if self._stop.wait(wait_s):
+                raise Interrupted(f"stopped while waiting for {self.name}")
+            try:
+                result = work()
+            except Retryable as again:
+                error = again
+                continue
+            self._reached = True
+            return result
+        raise StoreUnusable(f"{self.name} keeps failing: {error.message}", error.hint)
+
+    def _wait_after(self, error: Retryable, attempt: int) -> float:
+        """Return how long this call waits, and make the others wait too when the store has put on the brake."""
+        longest_s = min(self._cap_wait_s, self._first_wait_s * 2.0 ** min(attempt - 1, 30))
+        wait_s = max(random.uniform(0.0, longest_s), error.retry_after_s)
+        throttled = isinstance(error, Throttled)
+        with self._lock:
+            self._retries += 1
+            self._throttled += throttled
+            if throttled and wait_s < self._deadline_s:
+                self._quiet_until = max(self._quiet_until, time.monotonic() + wait_s)
+        return wait_s
+
+    def _keep_quiet(self) -> None:
+        """Wait until the store may be asked again, and a little longer, lest all threads come at once."""
+        left_s = self._quiet_until - time.monotonic()
+        if left_s <= 0:
+            self._quiet_until = 0.0
+        elif self._stop.wait(left_s + random.uniform(0.0, left_s / 4)):
+            raise Interrupted(f"stopped while waiting for {self.name}")
+
+
+class _RetryingUpload:
+    """An `Upload` whose blocks and commit are repeated like other calls."""
+
+    def __init__(self, retrying: Retrying, upload: Upload) -> None:
+        self._retrying = retrying
+        self._upload = upload
+
+    def add(self, block: bytes) -> None:
+        """As `Upload.add`."""
+        self._retrying.call(lambda: self._upload.add(block))
+
+    def commit(self, meta: Mapping[str, str]) -> None:
+        """As `Upload.commit`."""
+        self._retrying.call(lambda: self._upload.commit(meta))
+
+    def abort(self) -> None:
+        """As `Upload.abort`."""
+        self._upload.abort()

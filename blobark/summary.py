@@ -1,0 +1,131 @@
+"""The closing words of a run: tables where a person looks, plain lines elsewhere. Standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from blobark.builder import IndexResult
+from blobark.config import Config
+from blobark.model import display
+from blobark.restore import RestoreResult
+from blobark.save import SaveResult
+
+Rows = list[tuple[str, str]]
+
+
+def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
+    """Print the summary of a run's result."""
+    if isinstance(result, IndexResult):
+        rows = _index(result, config)
+    elif isinstance(result, SaveResult):
+        rows = _save_plan(result) if dry_run else _save(result, seconds)
+    else:
+        rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
+    title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {_duration(seconds)}"
+    if sys.stdout.isatty():
+        _table(title, rows)
+    else:
+        print(title)
+        for name, value in rows:
+            print(f"  {name:<22}{value}")
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for a person."""
+    if count < 10_000:
+        return f"{count:,} B"
+    value = float(count)
+    for unit in ("kB", "MB", "GB", "TB"):
+        value /= 1000
+        if value < 1000 or unit == "TB":
+            break
+    return f"{value:,.1f} {unit}"
+
+
+def _index(result: IndexResult, config: Config) -> Rows:
+    rows = [("server", result.server)]
+    rows += [(name, f"{tally.items:,} ({size(tally.bytes)})") for name, tally in result.tallies.items()]
+    rows.append(("directories", f"{result.dirs:,}"))
+    rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
+    if result.unmapped:
+        rows.append(("files not in the map", f"{result.unmapped:,} (further hard links, sparse files)"))
+    return rows + _failures(result.errors)
+
+
+def _save(result: SaveResult, seconds: float) -> Rows:
+    rows = [
+        ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
+        ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),
+        ("sent", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("there already", f"{result.kept:,}"),
+        ("skipped by rule", f"{result.skipped:,}"),
+        ("rate", _rate(result.sent, result.sent_bytes, seconds)),
+    ]
+    if result.changed_while_read:
+        rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
+    return rows + _failures(result.failed)
+
+
+def _save_plan(result: SaveResult) -> Rows:
+    rows = [
+        ("to send", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("skipped by rule", f"{result.skipped:,}"),
+    ]
+    return rows + _requests(result.requests)
+
+
+def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
+    rows = [
+        ("restored", f"{result.files:,} files ({size(result.file_bytes)}) to {config.restore_root}"),
+        ("written", f"{result.written:,} files ({size(result.written_bytes)})"),
+        ("right already", f"{result.kept:,}"),
+        ("directories", f"{result.dirs:,}"),
+        ("hard links", f"{result.links:,}"),
+        ("links and special files", f"{result.specials:,}"),
+        ("seconds", f"{seconds:.1f} ({seconds / 60:.2f} minutes)"),
+        ("rate", _rate(result.files, result.file_bytes, seconds)),
+        ("peak memory", size(result.peak_rss_bytes)),
+        ("metrics", str(config.metrics_log_file)),
+    ]
+    if result.left:
+        rows.insert(3, ("left as they are", f"{result.left:,}"))
+    return rows + _failures(result.failed)
+
+
+def _restore_plan(result: RestoreResult) -> Rows:
+    rows = [
+        ("to write", f"{result.written:,} files ({size(result.written_bytes)})"),
+        ("right already", f"{result.kept:,}"),
+        ("left as they are", f"{result.left:,}"),
+        ("directories", f"{result.dirs:,}"),
+    ]
+    return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _requests(requests: dict[str, int]) -> Rows:
+    return [(f"requests: {kind}", f"{count:,}") for kind, count in requests.items()]
+
+
+def _failures(failed: list[tuple[str, str]]) -> Rows:
+    return [("failed", f"{len(failed):,} (named above)")] if failed else []
+
+
+def _rate(items: int, count: int, seconds: float) -> str:
+    seconds = max(seconds, 1e-9)
+    return f"{items / seconds:,.0f} files/s, {count / seconds / 1e6:,.1f} MB/s"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+
+
+def _table(title: str, rows: Rows) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, show_header=False, title_justify="left")
+    for name, value in rows:
+        style = "red" if name == "failed" else ""
+        table.add_row(name, display(value.encode(errors="surrogateescape")), style=style)
+    Console().print(table)

@@ -1,0 +1,315 @@
+"""Writing below restore_root: the one place that does, and it cannot write anywhere else.
+
+Every directory is opened one component at a time from a descriptor of restore_root, and never through a symlink;
+everything inside is done relative to such a descriptor. So whatever a manifest says, and whatever somebody plants
+in restore_root meanwhile, nothing outside it is touched. A file is written under a temporary name and renamed when
+its content has been verified and its metadata set: it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import errno
+import os
+import stat
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from blobark.errors import Fatal, TargetError, TargetFull
+from blobark.model import Entry
+
+TEMPORARY_PREFIX = ".blobark-"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_PRIVILEGED_XATTRS = ("security.", "trusted.")
+
+
+class Target:
+    """The tree below restore_root. May be used from many threads; each holds one open directory."""
+
+    def __init__(self, root: Path, *, create: bool) -> None:
+        """Open restore_root, making it when missing; without `create`, a missing one looks empty. Raises `Fatal`."""
+        self.is_root = os.geteuid() == 0
+        try:
+            if create:
+                root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._top = os.open(root, _TOP) if create or root.exists() else None
+        except OSError as error:
+            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
+        self._here = threading.local()
+        self._opened: list[int] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Close every descriptor; no thread uses the target any more."""
+        for descriptor in self._opened if self._top is None else (*self._opened, self._top):
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
+
+    def directory(self, path: bytes) -> int:
+        """Return a descriptor of an existing directory, good until this thread asks for another.
+
+        Raises `TargetError` when something on the way is missing, a symlink, or no directory.
+        """
+        here = self._here
+        if getattr(here, "path", None) == path:
+            return int(here.descriptor)
+        if self._top is None:
+            raise TargetError("restore_root does not exist")
+        with _named_errors():
+            descriptor = os.dup(self._top)
+            for component in path.split(b"/") if path else ():
+                try:
+                    below = os.open(component, _DIRECTORY, dir_fd=descriptor)
+                finally:
+                    os.close(descriptor)
+                descriptor = below
+        with self._lock:
+            if hasattr(here, "descriptor"):
+                self._opened.remove(here.descriptor)
+                os.close(here.descriptor)
+            self._opened.append(descriptor)
+        here.path, here.descriptor = path, descriptor
+        return descriptor
+
+    def make_directory(self, path: bytes, *, replace: bool, mode: int = 0o700) -> bool:
+        """Make a directory, or take one that is there; say whether it was made.
+
+        Something else in its place is removed when `replace` and an error otherwise. While a restore runs, only its
+        owner should enter it; `finish_directory` sets what the entry says.
+        """
+        if not path:
+            return False
+        parent, name = self._split(path)
+        with _named_errors():
+            try:
+                os.mkdir(name, mode, dir_fd=parent)
+                return True
+            except FileExistsError:
+                status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                if not self.is_root and status.st_mode & 0o700 != 0o700:
+                    self._change_mode(parent, name, stat.S_IMODE(status.st_mode) | 0o700)
+                return False
+            if not replace:
+                raise TargetError("something that is not a directory is in its place")
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, mode, dir_fd=parent)
+        return True
+
+    def look(self, path: bytes) -> os.stat_result | None:
+        """Return the lstat of what is there, None for nothing."""
+        parent, name = self._split(path)
+        try:
+            return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise TargetError(_why(error)) from None
+
+    def open_existing(self, path: bytes) -> int:
+        """Return a descriptor to read an existing regular file."""
+        parent, name = self._split(path)
+        with _named_errors():
+            return os.open(name, _READ, dir_fd=parent)
+
+    def read_link(self, path: bytes) -> bytes:
+        """Return what the symlink at `path` points to."""
+        parent, name = self._split(path)
+        with _named_errors():
+            return os.readlink(name, dir_fd=parent)
+
+    @contextlib.contextmanager
+    def new_file(self, path: bytes, tag: str) -> Iterator[NewFile]:
+        """Make a file under a temporary name made of `tag`; it gets its own name by `NewFile.keep`, or vanishes."""
+        parent, name = self._split(path)
+        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
+        with _named_errors():
+            try:
+                descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
+            except FileExistsError:  # left by a run that was killed
+                os.unlink(temporary, dir_fd=parent)
+                descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
+            new = NewFile(self, parent, descriptor, temporary, name)
+            try:
+                yield new
+            finally:
+                os.close(descriptor)
+                if not new.kept:
+                    with contextlib.suppress(OSError):
+                        os.unlink(temporary, dir_fd=parent)
+
+    def make_special(self, path: bytes, entry: Entry, tag: str) -> None:
+        """Make a symlink, FIFO, socket or device with its metadata, in place of what is there."""
+        parent, name = self._split(path)
+        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
+        with _named_errors():
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=parent)
+            if entry.kind == "symlink":
+                os.symlink(entry.raw_link, temporary.encode(), dir_fd=parent)
+            else:
+                types = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
+                device = os.makedev(*entry.rdev) if entry.rdev else 0
+                os.mknod(temporary, types[entry.kind] | 0o600, device, dir_fd=parent)
+            try:
+                self._set_unopened(parent, temporary, entry)
+                os.rename(temporary.encode(), name, src_dir_fd=parent, dst_dir_fd=parent)
+            except BaseException:
+                os.unlink(temporary, dir_fd=parent)
+                raise
+
+    def make_link(self, path: bytes, first: bytes, tag: str) -> None:
+        """Make `path` a further hard link of the file `first`, in place of what is there."""
+        parent, name = self._split(first)
+        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
+        with _named_errors():
+            source = os.dup(parent)
+            try:
+                parent, new_name = self._split(path)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=parent)
+                os.link(name, temporary.encode(), src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                os.rename(temporary.encode(), new_name, src_dir_fd=parent, dst_dir_fd=parent)
+                with contextlib.suppress(FileNotFoundError):  # rename does nothing between two links of one file
+                    os.unlink(temporary, dir_fd=parent)
+            finally:
+                os.close(source)
+
+    def finish_directory(self, path: bytes, entry: Entry) -> None:
+        """Set a directory's own metadata, once nothing is written below it any more."""
+        with _named_errors():
+            self.set_metadata(self.directory(path), entry)
+
+    def set_metadata(self, descriptor: int, entry: Entry) -> None:
+        """Set owner (as root), extended attributes, mode and times, in the order that keeps all of them.
+
+        Raises `TargetError` when the file system takes one of them not; `OSError` for anything else.
+        """
+        status = os.fstat(descriptor)
+        if self.is_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(descriptor, entry.uid, entry.gid)
+            status = os.fstat(descriptor)
+        self._set_xattrs(descriptor, entry)
+        if entry.xattrs or stat.S_IMODE(status.st_mode) != entry.mode:
+            os.chmod(descriptor, entry.mode)
+        if status.st_mtime_ns != entry.mtime_ns:
+            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def has_metadata(self, descriptor: int, entry: Entry) -> bool:
+        """Whether an existing file has the entry's mode, time, owner (as root) and extended attributes."""
+        status = os.fstat(descriptor)
+        return (
+            stat.S_IMODE(status.st_mode) == entry.mode
+            and status.st_mtime_ns == entry.mtime_ns
+            and (not self.is_root or (status.st_uid, status.st_gid) == (entry.uid, entry.gid))
+            and self._xattrs_of(descriptor) == self._wanted_xattrs(entry)
+        )
+
+    def _set_unopened(self, parent: int, name: str, entry: Entry) -> None:
+        """Set metadata of what cannot be opened: a symlink, a FIFO, a socket, a device."""
+        if self.is_root:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        for key, value in self._wanted_xattrs(entry).items():
+            os.setxattr(f"/proc/self/fd/{parent}/{name}", key, value, follow_symlinks=False)
+        if entry.kind != "symlink":
+            self._change_mode(parent, name, entry.mode)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _change_mode(self, parent: int, name: str | bytes, mode: int) -> None:
+        os.chmod(name, mode, dir_fd=parent)
+
+    def _set_xattrs(self, descriptor: int, entry: Entry) -> None:
+        wanted = self._wanted_xattrs(entry)
+        if not hasattr(os, "setxattr"):
+            return
+        have = self._xattrs_of(descriptor)  # a new file may have inherited an ACL
+        for name in have.keys() - wanted.keys():
+            if name.startswith(("user.", "system.posix_acl")):
+                os.removexattr(descriptor, name)
+        for name, value in wanted.items():
+            if have.get(name) != value:
+                try:
+                    os.setxattr(descriptor, name, value)
+                except OSError as error:
+                    raise TargetError(f"its attribute {name} cannot be set ({error.strerror})") from None
+
+    def _wanted_xattrs(self, entry: Entry) -> dict[str, bytes]:
+        wanted = entry.xattrs or {}
+        return {
+            name: base64.b64decode(value)
+            for name, value in wanted.items()
+            if self.is_root or not name.startswith(_PRIVILEGED_XATTRS)
+        }
+
+    def _xattrs_of(self, descriptor: int) -> dict[str, bytes]:
+        if not hasattr(os, "listxattr"):
+            return {}
+        try:
+            names = os.listxattr(descriptor)
+            return {
+                name: os.getxattr(descriptor, name)
+                for name in names
+                if self.is_root or not name.startswith(_PRIVILEGED_XATTRS)
+            }
+        except OSError:
+            return {}
+
+    def _split(self, path: bytes) -> tuple[int, bytes]:
+        parent, _, name = path.rpartition(b"/")
+        return self.directory(parent), name
+
+
+class NewFile:
+    """A file in the making."""
+
+    def __init__(self, target: Target, parent: int, descriptor: int, temporary: str, name: bytes) -> None:
+        self._target = target
+        self._parent = parent
+        self._temporary = temporary
+        self._name = name
+        self.descriptor = descriptor
+        self.kept = False
+
+    def write(self, data: bytes | memoryview, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        while data:
+            written = os.pwrite(self.descriptor, data, offset)
+            data = memoryview(data)[written:]
+            offset += written
+
+    def keep(self, entry: Entry) -> None:
+        """Set the metadata and give the file its name, in place of what has it. The content has been verified."""
+        problem = None
+        try:
+            self._target.set_metadata(self.descriptor, entry)
+        except TargetError as error:
+            problem = error
+        os.rename(self._temporary.encode(), self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
+        self.kept = True
+        if problem is not None:
+            raise TargetError(f"restored, but {problem.message}")
+
+
+@contextlib.contextmanager
+def _named_errors() -> Iterator[None]:
+    """Turn the operating system's errors into `TargetFull` (the run cannot go on) or `TargetError` (this item)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise TargetFull(
+                f"restore_root cannot be written ({error.strerror})", "make room and run it again"
+            ) from None
+        raise TargetError(_why(error)) from None
+
+
+def _why(error: OSError) -> str:
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return "a symlink, or something that is not a directory, is on the way to it"
+    return f"cannot be written ({error.strerror})"
