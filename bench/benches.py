@@ -127,7 +127,8 @@ def settle(work: Path) -> None:
             return
         if attempt == 0:
             say(
-                f"creating a file takes {milliseconds:.2f} ms: waiting up to {SETTLE_MOST_S} s, as files may have been deleted"
+                f"creating a file takes {milliseconds:.2f} ms: waiting for at most {SETTLE_MOST_S} s "
+                "(files may have been deleted here a short while ago)"
             )
         time.sleep(10)
 

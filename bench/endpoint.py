@@ -60,7 +60,10 @@ def server(command: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     words = shlex.split(command.replace("{port}", str(port)))
-    with subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
+    # In a session of its own, so that Ctrl-C does not end it before the containers are removed.
+    with subprocess.Popen(
+        words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+    ) as process:
         try:
             _wait_until_it_answers(process, port)
             yield f"http://127.0.0.1:{port}/{EMULATOR_ACCOUNT}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ Costs = Mapping[tuple[str, str], Sequence[Cost]]
 """By step and tool: one cost a round."""
 
 MB = 1_000_000
+LOAD_AT_START = os.getloadavg()[0]
 
 
 def heading(work: Path, what: str, tools: Sequence[Tool]) -> str:
@@ -26,7 +28,7 @@ def heading(work: Path, what: str, tools: Sequence[Tool]) -> str:
     return (
         f"{what}.\n{versions}; Python {platform.python_version()}.\n"
         f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC, {facts['cores']} cores ({_processor()}), {memory_gib:.0f} GiB, "
-        f"{facts['file_system']}, {facts['kernel']}."
+        f"{facts['file_system']}, {facts['kernel']}, load average at the start {LOAD_AT_START:.1f}."
     )
 
 

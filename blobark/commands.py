@@ -26,7 +26,6 @@ from blobark.save import Saver, SaveResult
 from blobark.stores.base import Store
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
-from metrics.sampler import Sampler
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +82,8 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     state_dir = context.config.state_dir
     with state_lock(state_dir), Catalog.open(state_dir) as catalog:
         failed = _make_draft_current(context, catalog)
-        store = context.open_store(not options.dry_run)
-        if options.create_container:
-            create = getattr(store, "create_container", None)
-            if create is not None:
-                create()
+        azure = context.config.store == "azure"
+        store = context.open_store(options.create_container if azure else not options.dry_run)
         roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
         saver = Saver(context, catalog, store, catalog.get("server"), roots)
         if options.dry_run:
@@ -172,6 +168,8 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
         restorer = Restorer(context, store, target, server, options.overwrite, dry_run=options.dry_run)
         sampler = None
         if not options.dry_run:
+            from metrics.sampler import Sampler  # late: only a restore samples, and psutil takes 30 ms
+
             run = _run_facts(context, server, header.number if header else 0)
             sampler = stack.enter_context(
                 Sampler(config.metrics_log_file, run=run, counters=context.counters, watch_path=config.restore_root)

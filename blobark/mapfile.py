@@ -16,8 +16,6 @@ import json
 import os
 import re
 import tempfile
-from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,14 +25,13 @@ from blake3 import blake3
 
 from blobark.errors import ConfigError, Fatal
 from blobark.model import display
+from blobark.repeats import Repeats
 
 _CHUNK_BYTES: Final = 1 << 20
 _PAIR_LIMIT_BYTES: Final = 1 << 20
 _NAME_LIMIT_BYTES: Final = 255
 _BATCH_PAIRS: Final = 4096
-_BUCKETS: Final = 256
-_HASHES_IN_MEMORY: Final = 2_000_000
-_REPEATS_ENOUGH: Final = 100
+_MISTAKES_SHOWN: Final = 100
 _SHOWN_BYTES: Final = 200
 
 _GUID: Final = rb"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
@@ -300,17 +297,17 @@ class _Scanner:
         key, colon, path = start.groups() if start else (None, None, None)
         at = start.end() if start else self.at
         if key is None:
-            wanted, place = 'a key in "..."', "after the last { or comma"
+            wanted, place = "a key in double quotes", "after the last { or comma"
         elif colon is None:
             wanted, place = "a colon", f"after the key {_shown(key)}"
         elif path is None:
-            wanted, place = 'a path in "..."', f"for the key {_shown(key)}"
+            wanted, place = "a path in double quotes", f"for the key {_shown(key)}"
         else:
             wanted, place = "a comma or }", f"after the path of {_shown(key)}"
         if at >= len(self.buffer):
             return self._mistake(at, f"the map is cut short: expected {wanted} {place}")
-        if self.buffer[at] != ord('"') or not wanted.endswith('"..."'):
-            return self._mistake(at, f"not JSON as expected here: {wanted} {place}")
+        if self.buffer[at] != ord('"') or "quotes" not in wanted:
+            return self._mistake(at, f"not JSON: expected {wanted} {place}")
         inside = _START_OF_STRING.match(self.buffer, at)
         stop = inside.end() if inside else at
         if len(self.buffer) - at > _PAIR_LIMIT_BYTES:
@@ -319,79 +316,39 @@ class _Scanner:
             fault = "cut short"
         else:
             fault = "broken by a control character"
-        return self._mistake(at, f"{wanted[:5].strip()} {place}: {fault}")
+        return self._mistake(at, f"{wanted.removesuffix(' in double quotes')} {place} is {fault}")
 
 
 def check_unique(items: MapReader) -> Iterator[MapItem]:
     """Pass the items of a map on; a blob or a path that is there twice is told after the last one.
 
-    Holds 16 bytes an item, up to 32 MB; what is more goes to a temporary file. Hashes only say what to look at again:
-    then the map is read a second time, and the names decide.
+    Hashes, in bounded memory, only say what to look at again: then the map is read a second time, and names decide.
 
     Raises:
         ConfigError: the map is damaged, or something is there twice.
     """
     with tempfile.TemporaryFile() as spill:
-        repeats = _Repeats(spill)
+        repeats = Repeats(spill)
         for item in items:
             repeats.add(hash((item.server, item.guid)))
             repeats.add(hash(item.path))
             yield item
-        suspects = repeats.found()
-    if not suspects:
-        return
-    first: dict[object, str] = {}
-    mistakes: list[str] = []
+        suspects = repeats.found(_MISTAKES_SHOWN)
+    mistakes = list(islice(_twice(items, suspects), _MISTAKES_SHOWN)) if suspects else []
+    if mistakes:
+        raise ConfigError("\n".join(f"{items.path}: {mistake}" for mistake in mistakes))
+
+
+def _twice(items: Iterable[MapItem], suspects: frozenset[int]) -> Iterator[str]:
+    first: dict[tuple[str, str] | bytes, str] = {}
     for item in items:
-        names = ((item.server, item.guid), "the key is there twice"), (item.path, f"{_shown(item.path)} is there twice")
-        for name, text in names:
+        name: tuple[str, str] | bytes
+        for name, shown in ((item.server, item.guid), "the key"), (item.path, _shown(item.path)):
             if hash(name) not in suspects:
                 continue
             if name in first:
-                mistakes.append(f"{items.path}: {item.key}: {text}, first for {first[name]}")
-            else:
-                first[name] = item.key
-    if mistakes:
-        raise ConfigError("\n".join(mistakes))
-
-
-class _Repeats:
-    """Finds 64-bit hashes that were added more than once (a hundred or so of them), in bounded memory.
-
-    Equal hashes meet in one of many buckets; a bucket is small enough to be looked through as a set.
-    """
-
-    def __init__(self, spill: BinaryIO) -> None:
-        self._spill_file = spill
-        self._buckets = [array("q") for _ in range(_BUCKETS)]
-        self._pieces: list[list[tuple[int, int]]] = [[] for _ in range(_BUCKETS)]
-        self._room = _HASHES_IN_MEMORY
-
-    def add(self, value: int) -> None:
-        self._buckets[value % _BUCKETS].append(value)
-        self._room -= 1
-        if not self._room:
-            self._spill()
-
-    def found(self) -> set[int]:
-        repeated: set[int] = set()
-        for bucket, pieces in zip(self._buckets, self._pieces, strict=True):
-            for start, size_bytes in pieces:
-                self._spill_file.seek(start)
-                bucket.frombytes(self._spill_file.read(size_bytes))
-            if len(set(bucket)) < len(bucket):
-                repeated.update(value for value, count in Counter(bucket).items() if count > 1)
-            del bucket[:]
-            if len(repeated) > _REPEATS_ENOUGH:
-                break
-        return repeated
-
-    def _spill(self) -> None:
-        for bucket, pieces in zip(self._buckets, self._pieces, strict=True):
-            start = self._spill_file.seek(0, os.SEEK_END)
-            pieces.append((start, self._spill_file.write(bucket.tobytes())))
-            del bucket[:]
-        self._room = _HASHES_IN_MEMORY
+                yield f"{item.key}: {shown} is there twice, first for {first[name]}"
+            first.setdefault(name, item.key)
 
 
 def _is_utf8(raw: bytes) -> bool:

@@ -28,7 +28,7 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     else:
         print(title)
         for name, value in rows:
-            print(f"  {name:<22}{value}")
+            print(f"  {name:<25}{value}")
 
 
 def size(count: int) -> str:

@@ -132,7 +132,7 @@ class Sampler:
         return round(time.monotonic() - self._start_s, 3)
 
     def _warn(self, error: OSError) -> None:
-        self._warnings[f"the metrics in {os.fspath(self._path)} are incomplete: {error.strerror or error}"] = None
+        self._warnings[f"{os.fspath(self._path)} is incomplete: {error.strerror or error}"] = None
 
 
 def _utc_now() -> str:

@@ -267,7 +267,7 @@ with Sampler(sys.argv[1], run={}, counters=counters, interval_s=0.001) as sample
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
-    assert done.stdout == f"the metrics in {path} are incomplete: File too large\n"
+    assert done.stdout == f"{path} is incomplete: File too large\n"
     log = load(path)
     assert 14 <= len(log["samples"]) <= 20
     assert log["summary"]["files"] == 5

@@ -32,7 +32,7 @@ def test_a_tree_comes_back_as_it_was(workspace: Workspace) -> None:
     index = workspace.run("index").result
     assert index["tallies"]["new"]["items"] > 30
     saved = workspace.run("save").result
-    assert saved["complete"] and saved["snapshot"] == 1
+    assert (saved["complete"], saved["snapshot"]) == (True, 1)
     workspace.run("restore")
     assert differences(str(workspace.source), str(workspace.restored)) == []
 

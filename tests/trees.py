@@ -10,7 +10,7 @@ ODD_NAMES = (
     b"new\nline",
     b"escape\x1b[31mred",
     b"not utf-8 \xff\xfe",
-    b"tab\tquote\"back\\slash",
+    b'tab\tquote"back\\slash',
     "grüße".encode(),
     b"n" * 255,
     b"-rf",

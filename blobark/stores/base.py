@@ -5,7 +5,7 @@ Implementations raise the errors of `blobark.errors` and no other: each has one 
 library's errors, and no class of that library leaves its file. None of them retries: `stores.retry` does.
 
 A key is 1 to 1,024 characters of printable ASCII without backslash; it may hold `/` and may end in one. The parts
-between slashes are never empty (but for the end), `.` or `..`. Another key is refused with `ConfigError` by every method.
+between slashes are never empty (but for the end), `.` or `..`. Every method refuses another key with `ConfigError`.
 """
 
 from __future__ import annotations

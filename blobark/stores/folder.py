@@ -18,12 +18,9 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import heapq
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from operator import itemgetter
-from urllib.parse import unquote
+from collections.abc import Callable, Iterator, Mapping
 
 from blobark.errors import (
     BlobarkError,
@@ -37,8 +34,9 @@ from blobark.errors import (
     StoreUnusable,
 )
 from blobark.stores.base import BlobInfo, Upload, check_meta
-from blobark.stores.newfile import TEMPORARY, NewFile, NewFiles
-from blobark.stores.paths import FANOUT, LONG, key_of, path_of
+from blobark.stores.listing import blobs_below
+from blobark.stores.newfile import NewFile, NewFiles
+from blobark.stores.paths import path_of
 
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -122,7 +120,7 @@ class FolderStore:
         """As `Store.begin`. The blocks go to a file that has no name yet."""
         path = path_of(key)
         try:
-            return _FolderUpload(self, key, path, self._files.start(path))
+            return _FolderUpload(key, path, self._files.start(path), self._translate)
         except OSError as error:
             raise self._translate(error, key, writing=True) from error
 
@@ -153,8 +151,7 @@ class FolderStore:
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         """As `Store.list`."""
         try:
-            streams = [self._nested(prefix)] if "/" in prefix else [self._flat(prefix), self._nested(prefix)]
-            for key, path in heapq.merge(*streams, self._long(prefix), key=itemgetter(0)):
+            for key, path in blobs_below(self._fd, prefix, names_at_once=self._names_at_once):
                 try:
                     found = os.stat(path, dir_fd=self._fd, follow_symlinks=False)
                 except FileNotFoundError:
@@ -163,74 +160,6 @@ class FolderStore:
                     yield BlobInfo(key, found.st_size)
         except OSError as error:
             raise self._translate(error, self.name) from error
-
-    def _flat(self, prefix: str) -> Iterator[tuple[str, str]]:
-        """Yield key and path of the blobs in the 256 folders, in order."""
-        after = ""
-        while keys := self._next_flat(prefix, after):
-            yield from ((key, path_of(key)) for key in keys)
-            if len(keys) < self._names_at_once:
-                return
-            after = keys[-1]
-
-    def _next_flat(self, prefix: str, after: str) -> list[str]:
-        """Return the first `names_at_once` keys above `after`, in order; holds no more than twice as many."""
-        keys: list[str] = []
-        limit = "\x7f"  # above every key
-        for fan in FANOUT:
-            for name, _ in self._entries(fan):
-                key = key_of(f"{fan}/{name}")
-                if key is not None and after < key < limit and key.startswith(prefix):
-                    keys.append(key)
-                    if len(keys) == 2 * self._names_at_once:
-                        keys.sort()
-                        del keys[self._names_at_once :]
-                        limit = keys[-1]
-        keys.sort()
-        return keys[: self._names_at_once]
-
-    def _nested(self, prefix: str, folder: str = "", above: str = "") -> Iterator[tuple[str, str]]:
-        """Yield key and path of the blobs with slashes, in order: all keys of a subfolder begin with its own."""
-        found = []
-        for name, is_folder in self._entries(folder or "."):
-            path = f"{folder}/{name}" if folder else name
-            if is_folder and not (path in FANOUT or path in (LONG, TEMPORARY)):
-                key = f"{above}{unquote(name)}/"
-                if key.startswith(prefix) or prefix.startswith(key):
-                    found.append((key, path, True))
-            elif not is_folder and (blob := key_of(path)) is not None and blob.startswith(prefix):
-                found.append((blob, path, False))
-        for key, path, is_folder in sorted(found):
-            if is_folder:
-                yield from self._nested(prefix, path, key)
-            else:
-                yield key, path
-
-    def _long(self, prefix: str, folder: str = LONG) -> list[tuple[str, str]]:
-        """Return key and path of the blobs whose keys have overlong parts; there are few if any."""
-        found = []
-        for name, is_folder in self._entries(folder):
-            path = f"{folder}/{name}"
-            if is_folder:
-                found += self._long(prefix, path)
-            elif (key := key_of(path)) is not None and key.startswith(prefix):
-                found.append((key, path))
-        return sorted(found)
-
-    def _entries(self, folder: str) -> Iterator[tuple[str, bool]]:
-        """Yield the names in a folder, and whether each is a folder; nothing when it is not there, or a link."""
-        try:
-            fd = os.open(folder, _FOLDER | os.O_NOFOLLOW, dir_fd=self._fd)
-        except OSError as error:
-            if error.errno in _NO_ENTRY or error.errno == errno.ELOOP:
-                return
-            raise
-        try:
-            with os.scandir(fd) as entries:
-                for entry in entries:
-                    yield entry.name, entry.is_dir(follow_symlinks=False)
-        finally:
-            os.close(fd)
 
     def _size(self, found: os.stat_result, key: str) -> int:
         if not stat.S_ISREG(found.st_mode):
@@ -268,11 +197,11 @@ class FolderStore:
 class _FolderUpload:
     """An `Upload` into a file that has no name yet."""
 
-    def __init__(self, store: FolderStore, key: str, path: str, file: NewFile) -> None:
-        self._store = store
+    def __init__(self, key: str, path: str, file: NewFile, translate: Callable[..., BlobarkError]) -> None:
         self._key = key
         self._path = path
         self._file = file
+        self._translate = translate
         self._end = 0
 
     def add(self, block: bytes) -> None:
@@ -280,7 +209,7 @@ class _FolderUpload:
         try:
             self._file.write(block, self._end)
         except OSError as error:
-            raise self._store._translate(error, self._key, writing=True) from error
+            raise self._translate(error, self._key, writing=True) from error
         self._end += len(block)
 
     def commit(self, meta: Mapping[str, str]) -> None:
@@ -289,7 +218,7 @@ class _FolderUpload:
         try:
             self._file.publish(self._path, replace=False)
         except OSError as error:
-            raise self._store._translate(error, self._key, writing=True) from error
+            raise self._translate(error, self._key, writing=True) from error
         self._file.discard()
 
     def abort(self) -> None:

@@ -1,11 +1,45 @@
-"""Stand-in until the real one is here."""
-from __future__ import annotations
-import threading
-from blobark.stores.retry import Retrying
-from blobark.stores.folder import FolderStore
+"""`open_store`: the store that a person has named, behind `Retrying`."""
 
-def open_store(location: str, *, connection_string: str = "", container: str = "", create: bool = False, workers: int = 4, stop: threading.Event | None = None) -> Retrying:
-    if location == "azure":
-        from blobark.stores.azure import AzureStore
-        return Retrying(AzureStore.from_connection_string(connection_string, container), stop=stop)
-    return Retrying(FolderStore(location, create=create), stop=stop)
+from __future__ import annotations
+
+import threading
+
+from blobark.errors import ConfigError
+from blobark.stores.folder import FolderStore
+from blobark.stores.retry import Retrying
+
+AZURE = "azure"
+
+
+def open_store(
+    location: str,
+    *,
+    connection_string: str = "",
+    container: str = "",
+    create: bool = False,
+    workers: int = 16,
+    stop: threading.Event | None = None,
+) -> Retrying:
+    """Return the container `container` of Azure if `location` is `azure`, else the folder of that path.
+
+    `create` makes the container or the folder when it is missing; for a folder that is seen here, for a container
+    nothing is asked of the service without it. `workers` threads will use the store. Setting `stop` ends its waits.
+
+    Raises:
+        ConfigError: the connection string or the container's name is wrong.
+        StoreMissing: there is no such folder.
+        StoreDenied: it may not be opened, or not be made.
+    """
+    if not location:
+        raise ConfigError("no store is named", "write `azure` or a folder's path")
+    if location != AZURE:
+        return Retrying(FolderStore(location, create=create), stop=stop)
+    from blobark.stores.azure import AzureStore
+
+    if not connection_string:
+        raise ConfigError("the store is Azure, and there is no connection string")
+    azure = AzureStore.from_connection_string(connection_string, container, workers=workers)
+    retrying = Retrying(azure, stop=stop)
+    if create:
+        retrying.call(azure.create_container)
+    return retrying

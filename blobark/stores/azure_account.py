@@ -1,0 +1,125 @@
+"""Connection strings of Azure Storage: where an account is, and the one secret that opens it.
+
+Understood: account key or SAS (with or without its `?`), `UseDevelopmentStorage=true`, `DefaultEndpointsProtocol`,
+`EndpointSuffix`, `BlobEndpoint` (with a path too, as emulators and private end points have it). What is wrong is said
+with the names of the parts, and never with their values. Plain http is refused but for this machine itself, since
+whoever listens would get the content, and with a SAS the credentials.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import re
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from blobark.errors import ConfigError
+
+_DEVELOPMENT = {
+    "accountname": "devstoreaccount1",
+    # The same everywhere, and printed in the emulator's manual.
+    "accountkey": "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==",
+    "blobendpoint": "http://127.0.0.1:10000/devstoreaccount1",
+}
+_CONTAINER = re.compile(r"[a-z0-9](?:-?[a-z0-9]){2,62}|\$root|\$web")
+_HINT = "copy it from the portal: storage account, access keys or shared access signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One storage account: its name, the address of its blob service, and either a key or a SAS."""
+
+    name: str
+    endpoint: str
+    key: str = field(default="", repr=False)
+    sas: str = field(default="", repr=False)
+
+    def __reduce__(self) -> str | tuple[object, ...]:
+        """Refuse to be pickled: a secret must not travel."""
+        raise TypeError("an account with its secret cannot be pickled; open the store again where it is needed")
+
+    @property
+    def is_plain_http(self) -> bool:
+        """Whether the address is http, which is only ever so on this machine."""
+        return self.endpoint.startswith("http:")
+
+
+def parse_connection_string(text: str) -> Account:
+    """Return the account that a connection string names.
+
+    Raises:
+        ConfigError: it is not a connection string, lacks something, or would send data in the clear.
+    """
+    parts: dict[str, str] = {}
+    for piece in filter(None, (piece.strip() for piece in text.strip().strip("\"'").split(";"))):
+        name, equals, value = piece.partition("=")
+        if not equals:
+            raise ConfigError("the connection string has a part without `=`", _HINT)
+        parts[name.strip().lower()] = value.strip()
+    if parts.get("usedevelopmentstorage", "").lower() == "true":
+        parts = _DEVELOPMENT | parts
+    endpoint = _endpoint(parts)
+    key, sas = parts.get("accountkey", ""), parts.get("sharedaccesssignature", "").removeprefix("?")
+    if bool(key) == bool(sas):
+        raise ConfigError("the connection string needs either AccountKey or SharedAccessSignature", _HINT)
+    if sas and not re.fullmatch(r"[!-~]*sig=[!-~]+", sas):
+        raise ConfigError("SharedAccessSignature in the connection string has no sig=...", _HINT)
+    if key and not _is_base64(key):
+        raise ConfigError("AccountKey in the connection string is not base64: a piece of it is missing", _HINT)
+    name = parts.get("accountname") or _account_in(endpoint)
+    if key and not name:
+        raise ConfigError("the connection string has an AccountKey and no AccountName", _HINT)
+    return Account(name, endpoint, key, sas)
+
+
+def check_container(name: str) -> str:
+    """Return the name when it can be that of a container; raises `ConfigError`."""
+    if not _CONTAINER.fullmatch(name) or len(name) > 63:
+        raise ConfigError(
+            f"{name!r} cannot be the name of a container",
+            "3 to 63 lower-case letters, digits and single hyphens",
+        )
+    return name
+
+
+def _endpoint(parts: dict[str, str]) -> str:
+    given = parts.get("blobendpoint", "")
+    if not given:
+        if not re.fullmatch(r"[a-z0-9-]{3,}", parts.get("accountname", "")):
+            raise ConfigError("the connection string has neither BlobEndpoint nor a valid AccountName", _HINT)
+        protocol = parts.get("defaultendpointsprotocol", "https").lower()
+        given = f"{protocol}://{parts['accountname']}.blob.{parts.get('endpointsuffix', 'core.windows.net')}"
+    try:
+        url = urlsplit(given)
+        port = url.port
+    except ValueError:
+        raise ConfigError("the address in the connection string is not a URL") from None
+    host = url.hostname or ""
+    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or url.username is not None:
+        raise ConfigError("the address in the connection string must look like https://<host>[:port][/path]", _HINT)
+    if url.scheme == "http" and not _is_loopback(host):
+        raise ConfigError(f"{host} would be reached over plain http", "write https in the connection string")
+    shown = f"[{host}]" if ":" in host else host
+    return f"{url.scheme}://{shown}{f':{port}' if port else ''}{url.path.rstrip('/')}"
+
+
+def _account_in(endpoint: str) -> str:
+    """Return the account's name as an address has it: the path where there is one, else the first label."""
+    url = urlsplit(endpoint)
+    return url.path.strip("/").split("/")[0] or (url.hostname or "").split(".")[0]
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _is_base64(text: str) -> bool:
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except binascii.Error:
+        return False

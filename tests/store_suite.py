@@ -1,0 +1,436 @@
+"""What every store has to do: one test for each sentence of `blobark.stores.base`.
+
+A class of tests for one store derives from `StoreSuite` and says in the fixture `open_again` how it is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from blobark.errors import BlobExists, BlobNotFound, ConfigError, ContentError
+from blobark.stores.base import BLOCK_SIZE_BYTES, MAX_KEY_LENGTH, BlobInfo, Store
+
+META = {"blobark_entry": "eyJhIjoxfQ==", "hdi_isfolder": "true", "_x9": "a b;c=d,e%20"}
+
+BAD_KEYS = [
+    "",
+    "/",
+    "/a",
+    "a//b",
+    "a//",
+    ".",
+    "..",
+    "a/../b",
+    "./a",
+    "a/.",
+    "a/./b",
+    "a/..",
+    "a/../",
+    "back\\slash",
+    "new\nline",
+    "nul\0",
+    "caf\u00e9",
+    "\udcff",
+    "\x7f",
+    "x" * (MAX_KEY_LENGTH + 1),
+]
+
+ODD_KEYS = [
+    "a",
+    "a/",
+    "a/b",
+    "a/b/",
+    "a/b/c",
+    "a-b",
+    "a.b",
+    "a0",
+    "A",
+    "ab/x",
+    "ab/ab",
+    "ab",
+    ".hidden",
+    ".hidden/.x",
+    "..x",
+    "...",
+    "dot.",
+    "dot./x.",
+    ".tmp/x",
+    "%25",
+    "%",
+    "b%",
+    "a/b%",
+    "a/%",
+    "%long/x",
+    "%61b/x",
+    "x.blob",
+    "x.blob/y",
+    "x",
+    "x/y",
+    "x.blob/",
+    "sp ace/ /x ",
+    " lead",
+    "trail ",
+    '<>:"|?*',
+    "!#$&'()+,;=@[]^`{}~",
+    "0123456789/0123456789",
+    "con/aux",
+    "part" * 60,
+    "part" * 60 + "/x",
+    "." + "x." * 200,
+    "x" * MAX_KEY_LENGTH,
+    "d/" * 250,
+    "<" * MAX_KEY_LENGTH,
+]
+
+
+def names(listing: Iterator[BlobInfo]) -> list[str]:
+    return [blob.key for blob in listing]
+
+
+class StoreSuite:
+    @pytest.fixture
+    def open_again(self) -> Callable[[], Store]:
+        """Open the test's place once more; every call gives a store of its own."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def store(self, open_again: Callable[[], Store]) -> Iterator[Store]:
+        store = open_again()
+        yield store
+        store.close()
+
+    # stat
+
+    def test_stat_of_nothing(self, store: Store) -> None:
+        with pytest.raises(BlobNotFound):
+            store.stat("nothing")
+
+    @pytest.mark.parametrize("size_bytes", [0, 1, 4096, 300_000])
+    def test_stat_tells_key_and_size(self, store: Store, size_bytes: int) -> None:
+        store.put("some", os.urandom(size_bytes), {})
+        found = store.stat("some")
+        assert (found.key, found.size_bytes) == ("some", size_bytes)
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_metadata_comes_back_where_it_is_kept(self, store: Store, key: str) -> None:
+        store.put(key, b"x", META)
+        assert dict(store.stat(key).meta) == (META if store.keeps_meta else {})
+
+    def test_metadata_is_replaced_with_the_blob(self, store: Store) -> None:
+        store.put("some", b"x", META)
+        store.put("some", b"y", {"other": "1"}, create_only=False)
+        assert dict(store.stat("some").meta) == ({"other": "1"} if store.keeps_meta else {})
+
+    def test_md5_is_right_where_it_is_known(self, store: Store) -> None:
+        store.put("some", b"content", {})
+        right = hashlib.md5(b"content").hexdigest()
+        assert store.stat("some").md5 in ("", right)
+        assert next(store.list("some")).md5 in ("", right)
+
+    # list
+
+    def test_list_of_nothing(self, store: Store) -> None:
+        assert names(store.list("")) == []
+        assert names(store.list("a/")) == []
+
+    def test_list_tells_sizes_and_no_metadata(self, store: Store) -> None:
+        store.put("a", b"12345", META)
+        store.put("b", b"", META)
+        assert [(blob.key, blob.size_bytes, dict(blob.meta)) for blob in store.list("")] == [("a", 5, {}), ("b", 0, {})]
+
+    def test_prefix_may_end_inside_a_name(self, store: Store) -> None:
+        keys = ["web1_0a-1", "web1_0a-2", "web1_0b-1", "web10_0a", "web1/x", "web1", "blobark/web1/lock", "blobark/web"]
+        for key in keys:
+            store.put(key, b"", {})
+        for prefix in ["", "w", "web1", "web1_", "web1_0a", "web1_0a-2", "blob", "blobark/", "blobark/w", "web1/", "z"]:
+            assert names(store.list(prefix)) == sorted(key for key in keys if key.startswith(prefix)), prefix
+
+    def test_blobs_on_their_way_are_not_listed(self, store: Store) -> None:
+        upload = store.begin("coming")
+        upload.add(b"x" * 1000)
+        assert names(store.list("")) == []
+        upload.abort()
+        assert names(store.list("")) == []
+
+    def test_list_of_thousands_is_in_order(self, store: Store) -> None:
+        draw = random.Random(5)
+        keys = {f"web{draw.randrange(12)}_{draw.getrandbits(128):032x}" for _ in range(5300)}
+        keys |= {f"blobark/web1/snapshots/{number:010}" for number in range(120)}
+        shuffled = draw.sample(sorted(keys), len(keys))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda key: store.put(key, b"", {}), shuffled))
+        assert names(store.list("")) == sorted(keys)
+        assert names(store.list("web1")) == sorted(key for key in keys if key.startswith("web1"))
+        listing = store.list("web")
+        assert next(listing).key == min(key for key in keys if key.startswith("web"))
+
+    # read
+
+    def test_read_of_nothing(self, store: Store) -> None:
+        with pytest.raises(BlobNotFound):
+            store.read("nothing")
+        with pytest.raises(BlobNotFound):
+            store.read("nothing", 3, 4)
+
+    @pytest.mark.parametrize("key", ["plain", "ends/in/slash/"])
+    def test_read_returns_exactly_what_was_asked_for(self, store: Store, key: str) -> None:
+        data = os.urandom(10_000)
+        store.put(key, data, {})
+        assert store.read(key) == data
+        assert type(store.read(key)) is bytes
+        for offset, size_bytes in [(0, 10_000), (0, 1), (9_999, 1), (1, 9_998), (4_000, 123), (5, 0), (0, 0)]:
+            assert store.read(key, offset, size_bytes) == data[offset : offset + size_bytes]
+        assert store.read(key, 9_000) == data[9_000:]
+
+    @pytest.mark.parametrize("key", ["plain", "ends/in/slash/"])
+    def test_read_past_the_end(self, store: Store, key: str) -> None:
+        store.put(key, b"0123456789", {})
+        for offset, size_bytes in [(0, 11), (9, 2), (10, 1), (11, 1), (1000, 1000)]:
+            with pytest.raises(ContentError):
+                store.read(key, offset, size_bytes)
+        for offset in (10, 11):
+            with pytest.raises(ContentError):
+                store.read(key, offset)
+
+    def test_read_past_the_end_of_an_empty_blob(self, store: Store) -> None:
+        store.put("empty", b"", {})
+        assert store.read("empty") == b""
+        for offset, size_bytes in [(0, 1), (1, 1)]:
+            with pytest.raises(ContentError):
+                store.read("empty", offset, size_bytes)
+
+    def test_nothing_is_asked_for_no_bytes(self, store: Store) -> None:
+        assert store.read("nothing", 7, 0) == b""
+
+    # put
+
+    @pytest.mark.parametrize("size_bytes", [0, 1, 4096, BLOCK_SIZE_BYTES])
+    def test_put_and_read(self, store: Store, open_again: Callable[[], Store], size_bytes: int) -> None:
+        data = os.urandom(size_bytes)
+        store.put("some", data, {})
+        assert store.read("some") == data
+        assert open_again().read("some") == data
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_create_only_leaves_what_is_there(self, store: Store, key: str) -> None:
+        store.put(key, b"first", {})
+        with pytest.raises(BlobExists):
+            store.put(key, b"second", {})
+        assert store.read(key) == b"first"
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_put_replaces_when_told_so(self, store: Store, key: str) -> None:
+        store.put(key, b"first, and longer", {}, create_only=False)
+        store.put(key, b"second", {}, create_only=False)
+        assert store.read(key) == b"second"
+
+    @pytest.mark.parametrize("key", ["plain_0a", "nested/key"])
+    def test_of_racing_writers_one_wins(self, open_again: Callable[[], Store], key: str) -> None:
+        stores = [open_again() for _ in range(4)]
+        for turn in range(5):
+            start = threading.Barrier(8)
+
+            def write(number: int, turn: int = turn, start: threading.Barrier = start) -> bytes | None:
+                data = bytes([number]) * 5000
+                start.wait()
+                try:
+                    stores[number % 4].put(f"{key}{turn}", data, {})
+                except BlobExists:
+                    return None
+                return data
+
+            with ThreadPoolExecutor(8) as pool:
+                won = [data for data in pool.map(write, range(8)) if data is not None]
+            assert len(won) == 1
+            assert stores[0].read(f"{key}{turn}") == won[0]
+
+    def test_no_reader_finds_a_part(self, store: Store, open_again: Callable[[], Store]) -> None:
+        contents = [bytes([number]) * (400_000 + number) for number in range(3)]
+        store.put("some", contents[0], {})
+        done = threading.Event()
+
+        def write() -> None:
+            other = open_again()
+            for turn in range(30):
+                other.put("some", contents[turn % 3], {}, create_only=False)
+            done.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            writer = pool.submit(write)
+            while not done.is_set() and not writer.done():
+                assert store.read("some") in contents
+            writer.result()
+
+    def test_what_is_no_metadata_is_refused(self, store: Store) -> None:
+        wrong = [{"Upper": "x"}, {"hy-phen": "x"}, {"1st": "x"}, {"": "x"}, {"a": ""}, {"a": " x"}, {"a": "x "}]
+        wrong += [{"a": "x\ny"}, {"a": "caf\u00e9"}, {"a": "\udcff"}, {"a": "x\0"}, {"sp ace": "x"}, {"a\n": "x"}]
+        for meta in wrong:
+            with pytest.raises(ConfigError):
+                store.put("some", b"", meta)
+            upload = store.begin("some")
+            with pytest.raises(ConfigError):
+                upload.commit(meta)
+            upload.abort()
+        assert names(store.list("")) == []
+
+    # begin
+
+    def test_blocks_become_a_blob(self, store: Store) -> None:
+        blocks = [b"one" * 1000, b"two" * 1000, b"one" * 1000, b"", b"3", b"one" * 1000]
+        upload = store.begin("blocks")
+        for block in blocks:
+            upload.add(block)
+        with pytest.raises(BlobNotFound):
+            store.stat("blocks")
+        with pytest.raises(BlobNotFound):
+            store.read("blocks")
+        upload.commit(META)
+        assert store.read("blocks") == b"".join(blocks)
+        assert dict(store.stat("blocks").meta) == (META if store.keeps_meta else {})
+        upload.abort()
+        assert store.stat("blocks").size_bytes == sum(map(len, blocks))
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_an_upload_under_any_key(self, store: Store, key: str) -> None:
+        upload = store.begin(key)
+        upload.add(b"x")
+        upload.commit({})
+        assert names(store.list("")) == [key]
+        assert store.read(key) == b"x"
+
+    def test_no_blocks_are_an_empty_blob(self, store: Store) -> None:
+        store.begin("empty").commit({})
+        assert store.read("empty") == b""
+
+    def test_aborted_blocks_leave_nothing(self, store: Store) -> None:
+        upload = store.begin("aborted")
+        upload.add(b"x" * 1000)
+        upload.abort()
+        upload.abort()
+        with pytest.raises(BlobNotFound):
+            store.stat("aborted")
+        store.put("aborted", b"new", {})
+
+    def test_commit_leaves_what_is_there(self, store: Store) -> None:
+        upload = store.begin("some")
+        upload.add(b"late")
+        store.put("some", b"first", {})
+        with pytest.raises(BlobExists):
+            upload.commit({})
+        upload.abort()
+        assert store.read("some") == b"first"
+
+    def test_of_uploads_under_one_key_one_wins(self, store: Store, open_again: Callable[[], Store]) -> None:
+        uploads = [store.begin("some"), open_again().begin("some"), store.begin("some")]
+        for number, upload in enumerate(uploads):
+            upload.add(bytes([number]) * 2000)
+        uploads[1].commit({})
+        for loser in (uploads[0], uploads[2]):
+            with pytest.raises(BlobExists):
+                loser.commit({})
+            loser.abort()
+        assert store.read("some") == bytes([1]) * 2000
+
+    # delete
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_deleted_is_gone(self, store: Store, key: str) -> None:
+        store.put(key, b"x", {})
+        store.delete(key)
+        with pytest.raises(BlobNotFound):
+            store.stat(key)
+        with pytest.raises(BlobNotFound):
+            store.read(key)
+        assert names(store.list("")) == []
+        store.delete(key)
+        store.put(key, b"again", {})
+        assert store.read(key) == b"again"
+
+    def test_delete_of_nothing_is_no_error(self, store: Store) -> None:
+        store.delete("nothing")
+        store.delete("nothing/at/all")
+
+    def test_delete_takes_one_blob_only(self, store: Store) -> None:
+        for key in ("a", "a/", "a/b", "ab"):
+            store.put(key, b"", {})
+        store.delete("a")
+        store.delete("a/")
+        assert names(store.list("")) == ["a/b", "ab"]
+
+    # keys
+
+    @pytest.mark.parametrize("key", BAD_KEYS)
+    def test_a_bad_key_is_refused_by_every_method(self, store: Store, key: str) -> None:
+        calls = [
+            lambda: store.stat(key),
+            lambda: store.read(key),
+            lambda: store.read(key, 0, 0),
+            lambda: store.put(key, b"", {}),
+            lambda: store.put(key, b"", {}, create_only=False),
+            lambda: store.begin(key),
+            lambda: store.delete(key),
+        ]
+        for call in calls:
+            with pytest.raises(ConfigError):
+                call()
+        assert names(store.list("")) == []
+
+    def test_no_two_keys_are_one_blob(self, store: Store) -> None:
+        for key in ODD_KEYS:
+            store.put(key, key.encode(), {})
+        assert names(store.list("")) == sorted(ODD_KEYS)
+        for key in ODD_KEYS:
+            assert store.read(key) == key.encode()
+            assert store.stat(key).size_bytes == len(key)
+        for prefix in ["a", "a/", "a/b", ".", "%", "x.", "part", "d/" * 100, "d/" * 100 + "d", "<", "x" * 500]:
+            assert names(store.list(prefix)) == sorted(key for key in ODD_KEYS if key.startswith(prefix)), prefix
+        for key in ODD_KEYS:
+            store.delete(key)
+        assert names(store.list("")) == []
+
+    # threads, the end, errors
+
+    def test_many_threads_at_once(self, store: Store) -> None:
+        def work(number: int) -> None:
+            draw = random.Random(number)
+            for turn in range(12):
+                key = f"{draw.choice(['t', 'blobark/t', 'blobark/u/v'])}{number}_{turn}"
+                data = draw.randbytes(draw.randrange(20_000))
+                store.put(key, data, {})
+                assert store.read(key) == data
+                assert store.stat(key).size_bytes == len(data)
+                assert key in names(store.list(key[:-1]))
+                if turn % 3 == 0:
+                    store.delete(key)
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(work, range(8)))
+        assert len(names(store.list(""))) == 8 * 8
+
+    def test_sync_and_close(self, store: Store) -> None:
+        store.put("some", b"x", {})
+        store.sync()
+        store.sync()
+        store.close()
+        store.close()
+
+    def test_errors_survive_pickling(self, store: Store) -> None:
+        store.put("some", b"x", {})
+        for call in (lambda: store.stat("nothing"), lambda: store.put("some", b"", {}), lambda: store.read("some", 5)):
+            with pytest.raises((BlobNotFound, BlobExists, ContentError)) as caught:
+                call()
+            copy = pickle.loads(pickle.dumps(caught.value))
+            assert (type(copy), str(copy)) == (type(caught.value), str(caught.value))
+            assert "some" in str(copy) or "nothing" in str(copy)
+
+    def test_the_name_is_for_people(self, store: Store) -> None:
+        assert store.name
+        assert "Key" not in store.name

@@ -1,0 +1,83 @@
+"""The main job on a real tree: index, save, restore into another folder, compare by independent means.
+
+    python3 dev.py demo [TREE]
+
+TREE is any folder; without it, Python's own library, which every machine has. Everything is written below
+blobark-data/demo in this checkout and replaced by the next demo; TREE is only read. Exits 0 when the restored tree
+is the same.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+from tools.compare import differences  # noqa: E402  (the checkout is put on the path first)
+
+
+def main() -> int:
+    """Run the demo; return the exit code."""
+    if len(sys.argv) > 2:
+        print("usage: python3 dev.py demo [TREE]", file=sys.stderr)
+        return 2
+    tree = Path(sys.argv[1] if len(sys.argv) == 2 else sysconfig.get_path("stdlib")).resolve()
+    if not tree.is_dir():
+        print(f"demo: {tree} is not a folder", file=sys.stderr)
+        return 2
+    folder = REPOSITORY / "blobark-data" / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    config = folder / "config.yaml"
+    config.write_text(_config(tree))
+    for script in ("build_index.py", "save_blob.py", "restore_blob.py"):
+        print(f"\n$ {script} --config {config.relative_to(REPOSITORY)}", flush=True)
+        command = [sys.executable, str(REPOSITORY / script), "--config", str(config)]
+        code = subprocess.run(command, check=False).returncode
+        if code:
+            print(f"demo: {script} ended with exit code {code}", file=sys.stderr)
+            return code
+    return _judge(tree, folder)
+
+
+def _config(tree: Path) -> str:
+    values = {
+        "source_path": str(tree),
+        "store": "store",
+        "state_dir": "state",
+        "guid_mapping_file": "guid_file_mapping.json",
+        "restore_root": "restored",
+        "metrics_log_file": "restore-metrics.json",
+        # What other programs write into the tree while the demo reads it is not its business.
+        "exclude": ["__pycache__/", "blobark-data/"],
+    }
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()).replace("$", "$$")
+
+
+def _judge(tree: Path, folder: Path) -> int:
+    """Compare the trees with code that shares nothing with Blobark, and say where everything is."""
+    found = [line for line in differences(str(tree), str(folder / "restored")) if not _excluded(line)]
+    print(f"\ncompared with lstat, sha256, readlink and listxattr: {len(found) or 'no'} differences")
+    for line in found[:20]:
+        print(f"  {line}")
+    metrics = json.loads((folder / "restore-metrics.json").read_bytes())
+    print(f"the map     {folder / 'guid_file_mapping.json'}")
+    print(f"the store   {folder / 'store'}")
+    print(f"restored    {folder / 'restored'}")
+    print(f"metrics     {folder / 'restore-metrics.json'} ({len(metrics['samples'])} samples)")
+    return 1 if found else 0
+
+
+def _excluded(line: str) -> bool:
+    """Whether a difference is about what the demo's configuration leaves out."""
+    return "__pycache__" in line or "blobark-data" in line
+
+
+if __name__ == "__main__":
+    sys.exit(main())
