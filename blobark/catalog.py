@@ -35,12 +35,12 @@ FLUSH_ROWS = 1000
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segment(digest TEXT PRIMARY KEY, stored BLOB NOT NULL);
-CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, skipped INTEGER NOT NULL);
+CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
 
 _TEMPORARY = """
-CREATE TEMP TABLE next_draft(position INTEGER PRIMARY KEY, ref BLOB, pending INTEGER, skipped INTEGER);
+CREATE TEMP TABLE next_draft(position INTEGER PRIMARY KEY, ref BLOB, pending INTEGER, bytes INTEGER);
 CREATE TEMP TABLE next_overlay(sequence INTEGER PRIMARY KEY, line BLOB);
 CREATE TEMP TABLE doubt(sequence INTEGER PRIMARY KEY, line BLOB, previous BLOB);
 CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode INTEGER, line BLOB);
@@ -52,12 +52,12 @@ CREATE TEMP TABLE job(root INTEGER, path BLOB, guid TEXT, placeholder INTEGER);
 
 @dataclass(frozen=True, slots=True)
 class DraftSegment:
-    """One segment of the draft: how many of its entries are still to be stored, and how many a rule skipped."""
+    """One segment of the draft, and how much of it the index left to be stored: entries, and bytes of content."""
 
     position: int
     ref: SegmentRef
     pending: int
-    skipped: int
+    pending_bytes: int
     overlaid: bool
 
 
@@ -145,10 +145,10 @@ class Catalog:
         """Return the segments of the draft, in order."""
         self._flush()
         rows = self._db.execute(
-            "SELECT position, ref, pending, skipped, EXISTS (SELECT 1 FROM overlay WHERE sequence >= position << 20 "
+            "SELECT position, ref, pending, bytes, EXISTS (SELECT 1 FROM overlay WHERE sequence >= position << 20 "
             "AND sequence < (position + 1) << 20) FROM draft ORDER BY position"
         )
-        return [DraftSegment(p, msgspec.json.decode(r, type=SegmentRef), n, s, bool(o)) for p, r, n, s, o in rows]
+        return [DraftSegment(p, msgspec.json.decode(r, type=SegmentRef), n, b, bool(o)) for p, r, n, b, o in rows]
 
     def entries(self, segments: Iterable[DraftSegment] | None = None) -> Iterator[tuple[int, Entry]]:
         """Yield (sequence, entry) of the draft, or of some of its segments, in order, each as new as it is known."""
@@ -247,17 +247,16 @@ class DraftWriter:
             self._db.execute(f"DELETE FROM {table}")
         self._writer = SegmentWriter(self._keep)
         self._pending = 0
-        self._skipped = 0
+        self._pending_bytes = 0
         self._position = 0
         self._rows: dict[str, list[tuple[object, ...]]] = {"doubt": [], "fresh": [], "gone": [], "next_overlay": []}
 
     def add(self, entry: Entry, raw_path: bytes) -> int:
         """Append an entry and return its sequence."""
         sequence = self._position << POSITION_SHIFT | self._writer.next_index
-        if entry.rule and entry.kind == "file":
-            self._skipped += 1
-        elif entry.is_pending:
+        if entry.is_pending:
             self._pending += 1
+            self._pending_bytes += entry.content_size
         self._writer.add(entry, raw_path)
         return sequence
 
@@ -311,10 +310,10 @@ class DraftWriter:
 
     def _keep(self, ref: SegmentRef, stored: bytes) -> None:
         self._catalog.put_segment(ref.digest, stored)
-        row = (self._position, msgspec.json.encode(ref), self._pending, self._skipped)
+        row = (self._position, msgspec.json.encode(ref), self._pending, self._pending_bytes)
         self._db.execute("INSERT INTO next_draft VALUES (?, ?, ?, ?)", row)
         self._position += 1
-        self._pending = self._skipped = 0
+        self._pending = self._pending_bytes = 0
 
     def _note(self, table: str, *row: object) -> None:
         rows = self._rows[table]

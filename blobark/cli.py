@@ -6,6 +6,7 @@ Only this module prints results, catches broadly, and exits.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import signal
@@ -42,6 +43,7 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
         options = arguments.parse(argv if argv is not None else sys.argv[1:], command)
     except SystemExit as stop:
         return int(stop.code or 0)
+    gc.freeze()  # what is loaded stays: the collector need not look at it again
     shown = Display(quiet=options.quiet, verbose=options.verbose)
     try:
         return _run(options, shown)

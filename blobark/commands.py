@@ -162,7 +162,8 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
             jobs = mapjobs.restore_jobs(options.map_path, server, prefixes)
         else:
             server = server or identity.server_to_restore(store)
-            header = _header(context, store, server, options.snapshot)
+            known = int(catalog.get("snapshot") or "0") if catalog else 0
+            header = _header(context, store, server, options.snapshot, known)
         target = Target(config.restore_root, create=not options.dry_run)
         stack.callback(target.close)
         restorer = Restorer(context, store, target, server, options.overwrite, dry_run=options.dry_run)
@@ -188,8 +189,8 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
         return restorer.result
 
 
-def _header(context: Context, store: Store, server: str, number: int) -> Header:
-    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server)
+def _header(context: Context, store: Store, server: str, number: int, known: int) -> Header:
+    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server, known)
     if header is None:
         raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
     if not header.complete:

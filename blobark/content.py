@@ -59,8 +59,10 @@ def memory_cost(entry: Entry) -> int:
     return size if size <= BLOCK_SIZE_BYTES else 2 * block_size(size)
 
 
-def put_file(store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int) -> Stored:
-    """Store the content of an open regular file under the entry's GUID.
+def put_file(
+    store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, status: os.stat_result
+) -> Stored:
+    """Store the content of an open regular file, whose fstat is `status`, under the entry's GUID.
 
     The metadata in the result are the descriptor's. A file that changes under each of three readings is stored as
     last read and flagged `changed_while_read`.
@@ -70,8 +72,6 @@ def put_file(store: Store, server: str, root_name: bytes, entry: Entry, descript
         DifferentContent: the GUID is taken by other content.
     """
     for reading in range(1, READINGS + 1):
-        status = os.fstat(descriptor)
-        source.check_regular(status)
         now = entry if source.same_version(entry, status) else source.describe_open(descriptor, entry, status)
         last = reading == READINGS
         try:
@@ -80,9 +80,10 @@ def put_file(store: Store, server: str, root_name: bytes, entry: Entry, descript
         except SourceError:
             if last:
                 raise
-            continue
+            stored = None
         if stored is not None:
             return stored
+        status = os.fstat(descriptor)
     raise SourceError("changed each time it was read")
 
 
@@ -120,11 +121,10 @@ def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
     """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
-    for candidate in (entry, replace(entry, xattrs=None)):
-        meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(candidate))}
-        if sum(map(len, meta.values())) <= MAX_META_BYTES:
-            return meta
-    return {}
+    meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
+    if sum(map(len, meta.values())) <= MAX_META_BYTES:
+        return meta
+    return blob_meta(root_name, replace(entry, xattrs=None)) if entry.xattrs else {}
 
 
 def entry_of_blob(meta: Mapping[str, str]) -> Entry | None:

@@ -44,6 +44,7 @@ def build(
     """
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
+    context.reporter.begin("index", 0, 0)
     if not catalog.has_draft():
         _adopt_latest(context, catalog, result.server)
     before = _refs(catalog)

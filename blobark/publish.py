@@ -117,7 +117,7 @@ def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...])
 
 def _look_again(store: Store, saver: Saver) -> None:
     """Make sure that what this run carries over is still named by the snapshot it has seen."""
-    newest = snapshot.numbers(store, saver.result.server)
     seen = saver.parent.number if saver.parent else 0
-    if (newest[-1] if newest else 0) != seen:
+    newest = snapshot.latest(store, saver.result.server, seen)
+    if (newest.number if newest else 0) != seen:
         raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")

@@ -74,7 +74,7 @@ class Saver:
         self._root_names = [root.raw_name for root in roots]
         self._guids = GuidSource()
         self._again: list[Job] = []
-        self.parent: Header | None = snapshot.latest(store, server)
+        self.parent: Header | None = snapshot.latest(store, server, int(catalog.get("snapshot") or "0"))
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         self.result = SaveResult(server=server)
 
@@ -89,10 +89,12 @@ class Saver:
         previous = next(before, None)
         claims: list[tuple[str, int, int]] = []
         for sequence, entry in self._catalog.entries(dirty):
-            key = entry.sort_key
-            while previous is not None and previous.sort_key < key:
-                previous = next(before, None)
-            theirs = previous if previous is not None and previous.sort_key == key else None
+            theirs = None
+            if previous is not None:
+                key = entry.sort_key
+                while previous is not None and previous.sort_key < key:
+                    previous = next(before, None)
+                theirs = previous if previous is not None and previous.sort_key == key else None
             if entry.rule and entry.kind == "file":
                 self.result.skipped += 1
                 self._context.reporter.detail(f"skipped by {entry.rule}: {display(self.path_of(entry))}")
@@ -126,6 +128,9 @@ class Saver:
 
     def store(self) -> None:
         """Store everything that is to be stored; each entry's outcome is durable in the catalog."""
+        segments = self._catalog.draft()
+        items, size = sum(s.pending for s in segments), sum(s.pending_bytes for s in segments)
+        self._context.reporter.begin("save", items, size)
         tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in self._context.config.source_path]
         try:
             self._round(self.plan(), tops)
@@ -243,7 +248,7 @@ class _Worker:
                 source.check_regular(status)
                 if not job.any_version and not source.same_version(entry, status):
                     return Outcome(job.sequence, entry, Status.CHANGED)
-                stored = content.put_file(self._store, self._server, root_name, entry, descriptor)
+                stored = content.put_file(self._store, self._server, root_name, entry, descriptor, status)
             finally:
                 os.close(descriptor)
         status_now = Status.DONE if stored.sent else Status.KEPT

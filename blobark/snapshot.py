@@ -78,20 +78,37 @@ def load(store: Store, server: str, number: int) -> Header:
     Raises:
         SnapshotError: there is none of that number, it is damaged, or it needs a newer Blobark.
     """
+    header = find(store, server, number)
+    if header is None:
+        have = numbers(store, server)
+        hint = f"there are {have[0]} to {have[-1]}" if have else "it has none"
+        raise SnapshotError(f"server {server} has no snapshot {number}", hint)
+    return header
+
+
+def find(store: Store, server: str, number: int) -> Header | None:
+    """Return a snapshot's header, None when there is none of that number. Raises `SnapshotError` like `load`."""
     try:
         data = store.read(_header_key(server, number))
     except BlobNotFound:
-        have = numbers(store, server)
-        hint = f"there are {have[0]} to {have[-1]}" if have else "it has none"
-        raise SnapshotError(f"server {server} has no snapshot {number}", hint) from None
+        return None
     header = _decode(data, Header, f"snapshot {number} of {server}")
     if header.number != number or header.server != server:
         raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
     return header
 
 
-def latest(store: Store, server: str) -> Header | None:
-    """Return the header of the newest snapshot, None when there is none."""
+def latest(store: Store, server: str, known: int = 0) -> Header | None:
+    """Return the header of the newest snapshot, None when there is none.
+
+    `known` is the number of one that was there once: if it still is, it and its successors are asked for, which
+    takes two requests where nothing has happened, and no listing.
+    """
+    header = find(store, server, known) if known else None
+    if header is not None:
+        while (following := find(store, server, header.number + 1)) is not None:
+            header = following
+        return header
     have = numbers(store, server)
     return load(store, server, have[-1]) if have else None
 

@@ -8,7 +8,7 @@ The first sample is taken on entering and the last one in `finish`, so the short
 is in docs/metrics.md.
 
 Measuring never harms a run: what cannot be read is null in that sample, and a log that cannot be written is one
-warning. At one sample a second it costs less than 0.1 % of a core (tests/test_metrics.py holds it below 1 %).
+warning. At one sample a second it costs 0.05 to 0.2 % of a core (tests/test_metrics.py holds it below 1 %).
 """
 
 from __future__ import annotations

@@ -88,6 +88,8 @@ class TestAzure(StoreSuite):
 
 
 class TestRetryingAzureWithSas(StoreSuite):
+    thousands = 200
+
     @pytest.fixture
     def open_again(self, azurite: AzuriteServer, azure_container: tuple[str, str]) -> Callable[[], Store]:
         container = azure_container[1]

@@ -33,7 +33,9 @@ def facts_of(top: str) -> dict[bytes, Facts]:
     for path in sorted(found):
         status = os.lstat(os.path.join(os.fsencode(top), path))
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-            found[path]["linked to"] = first_paths.setdefault((status.st_dev, status.st_ino), path)
+            first = first_paths.setdefault((status.st_dev, status.st_ino), path)
+            if first != path:  # links that lie outside the tree are not its business
+                found[path]["linked to"] = first
     return found
 
 

@@ -107,7 +107,7 @@ class AzureStore:
             data = self._call(key, partial(self._download_range, key, offset, size_bytes))
         else:
             data = self._call(key, partial(self._download, key, offset))
-        if size_bytes is not None and len(data) != size_bytes:
+        if (size_bytes is not None and len(data) != size_bytes) or (offset and not data):
             raise ContentError(f"{key} at {self.name} has {offset + len(data)} bytes, and more were asked for")
         return data
 

@@ -1,0 +1,43 @@
+"""Make docs/demo.svg, the picture in README.md: what `python3 dev.py demo` shows in a terminal, as it was shown.
+
+    .venv/bin/python tools/picture.py
+"""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    """Run the demo in a terminal of its own, and draw what is on it at the end."""
+    shown = bytearray()
+
+    def keep(descriptor: int) -> bytes:
+        data = os.read(descriptor, 65536)
+        shown.extend(data)
+        return data
+
+    os.environ["COLUMNS"] = "92"
+    status = pty.spawn([sys.executable, str(REPOSITORY / "tools" / "demo.py"), *sys.argv[1:]], keep)
+    text = shown.decode(errors="replace").replace("\r\n", "\n").replace(str(REPOSITORY) + "/", "")
+    text = re.sub(r"\x1b\[\?25[lh]", "", text)
+    lines = [line for line in text.split("\n") if "\r" not in line and "\x1b[1A" not in line]
+    with open(os.devnull, "w") as nowhere:
+        console = Console(record=True, width=92, file=nowhere, force_terminal=True)
+        console.print("[bold]$ python3 dev.py demo[/bold]")
+        console.print(Text.from_ansi("\n".join(lines)))
+        console.save_svg(str(REPOSITORY / "docs" / "demo.svg"), title="Blobark")
+    return os.waitstatus_to_exitcode(status)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
