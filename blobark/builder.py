@@ -325,12 +325,15 @@ class DraftBuilder:
 
 
 class _Reader:
-    """Reads a doubtful file and compares its digest; runs on the engine's threads."""
+    """Reads doubtful files and compares their digests; runs on the engine's threads."""
 
     def __init__(self, tops: list[int]) -> None:
         self._tops = tops
 
-    def __call__(self, job: tuple[int, Entry, Entry]) -> Reading:
+    def __call__(self, batch: list[tuple[int, Entry, Entry]]) -> list[Reading]:
+        return [self._read(job) for job in batch]
+
+    def _read(self, job: tuple[int, Entry, Entry]) -> Reading:
         sequence, entry, previous = job
         try:
             descriptor = source.open_file(self._tops[entry.root], entry.raw_path)

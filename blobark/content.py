@@ -99,6 +99,33 @@ def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry) -
     return Stored(entry, sent=True)
 
 
+def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[Entry, bytes] | None:
+    """Return the entry with its digest, and the content, of a file of at most one block.
+
+    None when the file changed meanwhile, unless this is the last reading: then the entry is flagged.
+    """
+    data = b"".join(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES))
+    hasher = source.content_hasher(entry)
+    hasher.update(data)
+    entry = replace(entry, digest=hasher.hexdigest())
+    if not source.same_version(entry, os.fstat(descriptor)):
+        if not last:
+            return None
+        entry = replace(entry, changed_while_read=True)
+    return entry, data
+
+
+def put_small(store: Store, server: str, root_name: bytes, entry: Entry, data: bytes) -> Stored:
+    """Store what `read_small` has read. Raises `DifferentContent`."""
+    key = blob_name(server, entry.guid)
+    try:
+        store.put(key, data, blob_meta(root_name, entry))
+    except BlobExists:
+        _check_same(store, key, entry, len(data))
+        return Stored(entry, sent=False)
+    return Stored(entry, sent=True, sent_bytes=len(data))
+
+
 def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
     """Yield the content of an entry, in order, in pieces of at most a block.
 
@@ -162,22 +189,8 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
 
 
 def _put_small(store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, last: bool) -> Stored | None:
-    """Read all, digest, send. None when the file changed meanwhile and this is not the last reading."""
-    data = b"".join(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES))
-    hasher = source.content_hasher(entry)
-    hasher.update(data)
-    entry = replace(entry, digest=hasher.hexdigest())
-    if not source.same_version(entry, os.fstat(descriptor)):
-        if not last:
-            return None
-        entry = replace(entry, changed_while_read=True)
-    key = blob_name(server, entry.guid)
-    try:
-        store.put(key, data, blob_meta(root_name, entry))
-    except BlobExists:
-        _check_same(store, key, entry, len(data))
-        return Stored(entry, sent=False)
-    return Stored(entry, sent=True, sent_bytes=len(data))
+    read = read_small(entry, descriptor, last=last)
+    return None if read is None else put_small(store, server, root_name, *read)
 
 
 def _put_large(store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, last: bool) -> Stored | None:

@@ -1,8 +1,8 @@
 """The engine: the one place that owns threads.
 
-`run(jobs, work)` calls `work(job)` for every job from a few threads and yields the results as they come, in no
-order. Jobs are taken from their iterator only as threads get free and as the bytes they cost fit the budget, so
-neither jobs nor content pile up. Jobs travel in batches: for small files the hand-over would cost more than the work.
+`run(jobs, work)` calls `work` from a few threads for all jobs, in batches, and yields the results as they come, in
+no order. Jobs are taken from their iterator only as threads get free and as the bytes they cost fit the budget, so
+neither jobs nor content pile up. Batches, because for small files the hand-over would cost more than the work.
 
     dispatch while a thread is free and the budget allows
     wait for a batch of results, yield them
@@ -13,7 +13,7 @@ Two threads to begin with, because where the store answers at once more of them 
 lock (58 waits for it a file with 16 threads, 6 with two); where it is far away all of them are waiting anyway.
 
 `work` answers for its item's own errors; whatever it raises stops the run: no new batch starts, the
-batches under way end after their current item, and the error is raised where `run` is iterated.
+batches under way end, and the error is raised where `run` is iterated.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ Result = TypeVar("Result")
 
 BATCH_JOBS = 16
 BATCH_BYTES = 1024 * 1024
+FAREWELL_S = 5.0
 FIRST_WORKERS = 2
 PACE_S = 0.1
 BUSY_SHARE = 0.8
@@ -39,6 +40,29 @@ BUSY_SHARE = 0.8
 
 def _free(_job: object) -> int:
     return 0
+
+
+class Turn:
+    """Lets one thread after the other do what is short and full of system calls, with `with`.
+
+    The interpreter's lock is let go of at every system call, and taken again; when threads fight for it each of
+    them waits and is woken many times a file. Where only one at a time does its calls, nobody is in its way. No
+    thread waits longer than `patience_s`: where calls are slow (a cold disk, a network) it is better to go on together.
+    """
+
+    def __init__(self, patience_s: float = 0.002) -> None:
+        self._patience_s = patience_s
+        self._lock = threading.Lock()
+        self._holder = 0
+
+    def __enter__(self) -> None:
+        if self._lock.acquire(timeout=self._patience_s):
+            self._holder = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        if self._holder == threading.get_ident():
+            self._holder = 0
+            self._lock.release()
 
 
 class Engine:
@@ -51,15 +75,17 @@ class Engine:
         self.workers = workers
         self.max_bytes = max_bytes
         self.stop = stop
+        self.turn = Turn()
         self.in_flight = 0
         """Jobs that have been handed to a thread and whose results have not come back."""
 
     def run(
-        self, jobs: Iterable[Job], work: Callable[[Job], Result], *, cost: Callable[[Job], int] = _free
+        self, jobs: Iterable[Job], work: Callable[[list[Job]], list[Result]], *, cost: Callable[[Job], int] = _free
     ) -> Iterator[Result]:
-        """Yield `work(job)` for every job; `cost(job)` is what it holds in memory, in bytes.
+        """Yield the results of `work(batch)` for batches of all jobs; `cost(job)` is what it holds in memory, in bytes.
 
-        A job that alone costs more than the budget runs by itself. Closing the iterator stops the threads.
+        A batch has up to 16 jobs, which together cost no more than a MiB, or one that costs more. A job that alone
+        costs more than the budget runs by itself. Closing the iterator stops the threads.
         """
         run: _Run[Job, Result] = _Run(self, work)
         try:
@@ -71,7 +97,7 @@ class Engine:
 class _Run(Generic[Job, Result]):
     """One call of `Engine.run`: its threads and what is under way."""
 
-    def __init__(self, engine: Engine, work: Callable[[Job], Result]) -> None:
+    def __init__(self, engine: Engine, work: Callable[[list[Job]], list[Result]]) -> None:
         self._engine = engine
         self._work = work
         self._cancelled = threading.Event()
@@ -106,12 +132,16 @@ class _Run(Generic[Job, Result]):
             yield from results
 
     def end(self) -> None:
-        """Stop and join the threads; those at work finish their current item."""
+        """Stop the threads and wait for them: for ever at the end of a run, for a while after an interruption.
+
+        A thread that hangs in a request is left behind then: it is a daemon, and what it does is not published.
+        """
         self._cancelled.set()
         for _ in self._threads:
             self._todo.put(None)
+        until_s = time.monotonic() + FAREWELL_S
         for thread in self._threads:
-            thread.join()
+            thread.join(max(until_s - time.monotonic(), 0.0) if self._engine.stop.is_set() else None)
         self._engine.in_flight = 0
 
     def _start(self, batch: list[Job], cost: int, under_way: int) -> None:
@@ -148,10 +178,9 @@ class _Run(Generic[Job, Result]):
             results: list[Result] = []
             error: BaseException | None = None
             try:
-                for job in batch:
-                    if self._cancelled.is_set():
-                        return
-                    results.append(self._work(job))
+                if self._cancelled.is_set():
+                    return
+                results = self._work(batch)
             except BaseException as raised:  # it is raised again where the results are read
                 error = raised
             self._done.put((results, len(batch), cost, error))

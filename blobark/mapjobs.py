@@ -19,11 +19,11 @@ from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
 from blobark.errors import ConfigError
+from blobark.fetch import RestoreJob
 from blobark.guids import GuidSource, blob_name
 from blobark.mapfile import MapItem
 from blobark.model import Entry, Extent, Root, display, text_or_b64
 from blobark.plan import Change
-from blobark.restore import RestoreJob
 
 
 def restore_jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator[RestoreJob]:

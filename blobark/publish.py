@@ -35,8 +35,10 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver) -> H
         _claim(context, store, result.server, roots)
     refs: list[SegmentRef] = []
 
-    def send(job: tuple[SegmentRef, bytes]) -> None:
-        snapshot.put_segment(store, result.server, *job)
+    def send(batch: list[tuple[SegmentRef, bytes]]) -> list[SegmentRef]:
+        for ref, stored in batch:
+            snapshot.put_segment(store, result.server, ref, stored)
+        return [ref for ref, _ in batch]
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
         result.segments_sent += 1

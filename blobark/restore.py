@@ -10,38 +10,23 @@ writes; entries come through `checked`, which refuses a manifest whose paths lea
 
 from __future__ import annotations
 
-import hashlib
-import os
 import stat
-import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from blobark import content, plan, source
+from blobark import content, plan
 from blobark.context import Context
-from blobark.errors import ContentError, ItemError, SnapshotError, SourceError, TargetError
-from blobark.guids import blob_name
+from blobark.errors import TargetError
+from blobark.fetch import Fetcher, RestoreJob, saved_badly
+from blobark.manifest import checked, places_of
 from blobark.model import Entry, Header, Outcome, Status, display
 from blobark.plan import Fate, Overwrite
 from blobark.snapshot import Manifest
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
-from blobark.target import NewFile, Target
-
-FETCHES = 2
-"""How often content whose digest is wrong is fetched before it is given up."""
+from blobark.target import Target
 
 PRIVATE = 0o700
 """Mode of a directory until everything below it is there."""
-
-_LOCKS = 64
-
-
-class RestoreJob(NamedTuple):
-    """An item to restore at `path`, relative to restore_root."""
-
-    path: bytes
-    entry: Entry
 
 
 @dataclass(slots=True)
@@ -75,7 +60,7 @@ class Restorer:
         self._target = target
         self._overwrite: Overwrite = overwrite
         self._dry_run = dry_run
-        self._worker = _Worker(store, target, server, overwrite, dry_run=dry_run)
+        self._worker = Fetcher(store, target, server, overwrite, context.engine.turn, dry_run=dry_run)
         self._final_directories = False
         self._failed_paths: set[bytes] = set()
         self.result = RestoreResult(server=server)
@@ -109,14 +94,21 @@ class Restorer:
 
     def _prepare(self, jobs: Iterable[RestoreJob]) -> Iterator[RestoreJob]:
         """Make the directories as they come by; yield the jobs that are left to the engine."""
+        above: list[tuple[bytes, bool]] = []
         for job in jobs:
+            path = job.path
+            parent = path.rpartition(b"/")[0]
+            while above and above[-1][0] != parent:
+                above.pop()
             if job.entry.kind == "dir":
-                self._make_directory(job)
+                above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any:
-                yield job
+                yield RestoreJob(path, job.entry, above[-1][1]) if above else job
 
-    def _make_directory(self, job: RestoreJob) -> None:
+    def _make_directory(self, job: RestoreJob) -> bool:
+        """Make a directory; say whether it was not there before, and so is empty."""
         entry = job.entry
+        is_fresh = False
         try:
             if not self._dry_run:
                 replace = self._overwrite != "never"
@@ -124,13 +116,14 @@ class Restorer:
                 for depth in range(1, len(parents) + 1):
                     self._target.make_directory(b"/".join(parents[:depth]), replace=replace)
                 mode = entry.mode if self._final_directories else PRIVATE
-                self._target.make_directory(job.path, replace=replace, mode=mode)
+                is_fresh = self._target.make_directory(job.path, replace=replace, mode=mode)
         except TargetError as error:
             self._take(job, Outcome(0, entry, Status.FAILED, reason=error.message))
-            return
+            return False
         self.result.dirs += 1
         if entry.error:
-            self._take(job, Outcome(0, entry, Status.FAILED, reason=_saved_badly(entry)))
+            self._take(job, Outcome(0, entry, Status.FAILED, reason=saved_badly(entry)))
+        return is_fresh
 
     def _link(self, job: RestoreJob, place: bytes) -> None:
         first = _join(place, job.entry.raw_hardlink_to)
@@ -187,239 +180,6 @@ class Restorer:
             result.specials += 1
         if status is Status.KEPT:
             result.kept += 1
-
-
-class _Worker:
-    """Restores one item; runs on the engine's threads."""
-
-    def __init__(self, store: Store, target: Target, server: str, overwrite: Overwrite, *, dry_run: bool) -> None:
-        self._store = store
-        self._target = target
-        self._server = server
-        self._overwrite: Overwrite = overwrite
-        self._dry_run = dry_run
-        # Threads that make files in one directory fight for its lock in the kernel, at a high price: one at a time.
-        self._locks = [threading.Lock() for _ in range(_LOCKS)]
-
-    def __call__(self, job: RestoreJob) -> tuple[RestoreJob, Outcome]:
-        entry = job.entry
-        try:
-            if entry.error and not entry.has_content:
-                return job, Outcome(0, entry, Status.FAILED, reason=_saved_badly(entry))
-            outcome = self._restore(job.path, entry)
-            if entry.error:
-                outcome = Outcome(0, entry, Status.FAILED, reason=_saved_badly(entry))
-            return job, outcome
-        except ItemError as error:
-            return job, Outcome(0, entry, Status.FAILED, reason=error.message)
-
-    def _restore(self, path: bytes, entry: Entry) -> Outcome:
-        there = self._look(path)
-        md5 = ""
-        if entry.kind == "file" and not entry.digest:  # from a bare map: the blob itself has to tell
-            described = content.describe_blob(self._store, blob_of(self._server, entry), entry)
-            entry, md5 = described.entry, described.md5
-        fate, reason = plan.restore_fate(entry, there, self._overwrite)
-        if fate is Fate.REFUSE:
-            raise TargetError(reason)
-        if fate is Fate.LEAVE:
-            return Outcome(0, entry, Status.SKIPPED, reason=reason)
-        if fate is Fate.CHECK and there is not None and self._is_right(path, entry, there):
-            return Outcome(0, entry, Status.KEPT, reason="right already")
-        if not self._dry_run:
-            if entry.kind == "file":
-                self._write(path, entry, md5)
-            else:
-                self._target.make_special(path, entry, _tag(path, entry))
-        return Outcome(0, entry, Status.DONE, bytes=entry.size, reason=reason)
-
-    def _look(self, path: bytes) -> os.stat_result | None:
-        try:
-            return self._target.look(path)
-        except TargetError:
-            if self._dry_run:
-                return None
-            raise
-
-    def _is_right(self, path: bytes, entry: Entry, there: os.stat_result) -> bool:
-        """Whether what is there is the entry already; if only its metadata differ they are set.
-
-        A file with further names is touched only if nothing needs to be: a name outside may be among them.
-        """
-        if entry.kind != "file":
-            return self._is_right_special(path, entry, there)
-        descriptor = self._target.open_existing(path)
-        try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _same_content(descriptor, entry):
-                return False
-            if self._target.has_metadata(descriptor, entry):
-                return True
-            if there.st_nlink > 1:
-                return False
-            if not self._dry_run:
-                self._target.set_metadata(descriptor, entry)
-            return True
-        except SourceError:
-            return False
-        except OSError as error:
-            raise TargetError(f"its metadata cannot be set ({error.strerror})") from None
-        finally:
-            os.close(descriptor)
-
-    def _is_right_special(self, path: bytes, entry: Entry, there: os.stat_result) -> bool:
-        same_owner = not self._target.is_root or (there.st_uid, there.st_gid) == (entry.uid, entry.gid)
-        if not same_owner or there.st_mtime_ns != entry.mtime_ns or entry.xattrs:
-            return False
-        if entry.kind == "symlink":
-            return self._target.read_link(path) == entry.raw_link
-        device = (os.major(there.st_rdev), os.minor(there.st_rdev)) if entry.rdev else None
-        return stat.S_IMODE(there.st_mode) == entry.mode and device == entry.rdev
-
-    def _write(self, path: bytes, entry: Entry, md5: str) -> None:
-        for fetch in range(1, FETCHES + 1):
-            check = _Check(entry, md5)
-            try:
-                if entry.content_size <= BLOCK_SIZE_BYTES:
-                    self._write_small(path, entry, check)
-                else:
-                    self._write_large(path, entry, check)
-                return
-            except ContentError:
-                if fetch == FETCHES:
-                    raise
-
-    def _write_small(self, path: bytes, entry: Entry, check: _Check) -> None:
-        data = b"".join(content.pieces(self._store, self._server, entry))
-        check.update(data)
-        check.verify()
-        with (
-            self._locks[hash(path.rpartition(b"/")[0]) % _LOCKS],
-            self._target.new_file(path, _tag(path, entry)) as new,
-        ):
-            _Placer(new, entry).write(data)
-            new.keep(entry)
-
-    def _write_large(self, path: bytes, entry: Entry, check: _Check) -> None:
-        with self._target.new_file(path, _tag(path, entry)) as new:
-            placer = _Placer(new, entry)
-            for piece in content.pieces(self._store, self._server, entry):
-                check.update(piece)
-                placer.write(piece)
-            check.verify()
-            new.keep(entry)
-
-
-class _Check:
-    """Compares content, as it arrives, with its digest; where only a map names it, with the store's MD5, if any."""
-
-    def __init__(self, entry: Entry, md5: str) -> None:
-        self._wanted = entry.digest or md5
-        self._hasher = source.content_hasher(entry) if entry.digest or not md5 else hashlib.md5(usedforsecurity=False)
-
-    def update(self, data: bytes) -> None:
-        self._hasher.update(data)
-
-    def verify(self) -> None:
-        """Raise `ContentError` when the digest is another one."""
-        if self._wanted and self._hasher.hexdigest() != self._wanted:
-            raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
-
-
-class _Placer:
-    """Writes the stream of a content to where it belongs in the file: one run, or the ranges of a sparse one."""
-
-    def __init__(self, new: NewFile, entry: Entry) -> None:
-        self._new = new
-        self._ranges = list(reversed(entry.ranges if entry.ranges is not None else ((0, entry.size),)))
-        if entry.ranges is not None:
-            os.ftruncate(new.descriptor, entry.size)
-
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            offset, length = self._ranges.pop()
-            part = view[:length]
-            self._new.write(part, offset)
-            if len(part) < length:
-                self._ranges.append((offset + len(part), length - len(part)))
-            view = view[len(part) :]
-
-
-def places_of(header: Header) -> list[bytes]:
-    """Return where each root lands, relative to restore_root: one root there itself, several under their names."""
-    if len(header.roots) == 1:
-        return [b""]
-    places = []
-    for root in header.roots:
-        place = root.raw_name.strip(b"/")
-        check_path(place)
-        places.append(place)
-    return places
-
-
-def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes]]:
-    """Yield (entry, raw path), having made sure that a manifest is one.
-
-    Raises:
-        SnapshotError: a path is absolute, has `..` or NUL, is out of order or there twice, or lies below something
-            that is not a directory; a root's number is unknown.
-    """
-    above: list[bytes] = []
-    root = -1
-    last: tuple[int, bytes] = (-1, b"")
-    for entry in entries:
-        path = entry.raw_path
-        key = entry.sort_key
-        if not 0 <= entry.root < roots or key <= last:
-            raise SnapshotError(f"the manifest is damaged: {display(path)} is out of order")
-        last = key
-        if entry.root != root:
-            if path:
-                raise SnapshotError(f"the manifest is damaged: {display(path)} comes before its root")
-            root, above = entry.root, [b""]
-        else:
-            check_path(path)
-            parent = path.rpartition(b"/")[0]
-            while above and above[-1] != parent:
-                above.pop()
-            if not above:
-                raise SnapshotError(f"the manifest is damaged: {display(path)} lies below what is no directory")
-            if entry.kind == "dir":
-                above.append(path)
-        if entry.hardlink_to_any:
-            check_path(entry.raw_hardlink_to)
-        yield entry, path
-
-
-def check_path(path: bytes) -> None:
-    """Raise `SnapshotError` unless a relative path leads down, component by component."""
-    if b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/")):
-        raise SnapshotError(f"the manifest is damaged: {display(path)!r} is not a path below its root")
-
-
-def blob_of(server: str, entry: Entry) -> str:
-    """Return the key of the blob that an entry's content begins in."""
-    return entry.extents[0].blob if entry.extents else blob_name(server, entry.guid)
-
-
-def _same_content(descriptor: int, entry: Entry) -> bool:
-    """Whether an open file has the entry's holes and digest."""
-    if entry.ranges is not None and source.data_ranges(descriptor, entry.size) != entry.ranges:
-        return False
-    hasher = source.content_hasher(entry)
-    for block in source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES):
-        hasher.update(block)
-    return hasher.hexdigest() == entry.digest
-
-
-def _saved_badly(entry: Entry) -> str:
-    if entry.stale:
-        return f"could not be saved ({entry.error}); this is what the snapshot before it had"
-    return f"was not saved: {entry.error}"
-
-
-def _tag(path: bytes, entry: Entry) -> str:
-    return entry.guid or f"{hash(path) & 0xFFFFFFFFFFFFFFFF:016x}"
 
 
 def _join(place: bytes, path: bytes) -> bytes:

@@ -21,7 +21,8 @@ from blobark import content, snapshot, source
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
-from blobark.errors import ItemError
+from blobark.engine import Turn
+from blobark.errors import ItemError, SourceError
 from blobark.guids import TAG_LENGTH, GuidSource, blob_name
 from blobark.model import Entry, Header, Outcome, Root, Status, display
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
@@ -166,7 +167,7 @@ class Saver:
         return full_path(self._root_names[entry.root], entry.raw_path)
 
     def _round(self, jobs: Iterator[Job], tops: list[int]) -> None:
-        work = _Worker(self._store, self._server, self._root_names, tops)
+        work = _Worker(self._store, self._server, self._root_names, tops, self._context.engine.turn)
         committed_ns = now_ns()
         for job, outcome in self._context.engine.run(jobs, work, cost=_cost):
             if outcome.status is Status.CHANGED:
@@ -221,38 +222,64 @@ class Saver:
 
 
 class _Worker:
-    """Stores one job; runs on the engine's threads."""
+    """Stores batches of jobs; runs on the engine's threads."""
 
-    def __init__(self, store: Store, server: str, root_names: list[bytes], tops: list[int]) -> None:
+    def __init__(self, store: Store, server: str, root_names: list[bytes], tops: list[int], turn: Turn) -> None:
         self._store = store
         self._server = server
         self._root_names = root_names
         self._tops = tops
+        self._turn = turn
 
-    def __call__(self, job: Job) -> tuple[Job, Outcome]:
+    def __call__(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
+        with self._turn:
+            read = [self._read_small(job.entry) for job in batch]
+        return [(job, self._outcome(job, data)) for job, data in zip(batch, read, strict=True)]
+
+    def _outcome(self, job: Job, read: tuple[Entry, bytes] | None) -> Outcome:
         try:
-            return job, self._store_one(job)
+            if read is not None:
+                root_name = self._root_names[job.entry.root]
+                return _stored(job, content.put_small(self._store, self._server, root_name, *read))
+            return self._store_one(job)
         except content.DifferentContent:
-            return job, Outcome(job.sequence, job.entry, Status.CHANGED)
+            return Outcome(job.sequence, job.entry, Status.CHANGED)
         except ItemError as error:
-            return job, _failed(job, error.message)
+            return _failed(job, error.message)
 
-    def _store_one(self, job: Job) -> Outcome:
-        entry, root_name = job.entry, self._root_names[job.entry.root]
-        if entry.kind == "dir":
-            stored = content.put_placeholder(self._store, self._server, root_name, entry)
-        else:
+    def _read_small(self, entry: Entry) -> tuple[Entry, bytes] | None:
+        """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
+        if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
+            return None
+        try:
             descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
             try:
-                status = os.fstat(descriptor)
-                source.check_regular(status)
-                if not job.any_version and not source.same_version(entry, status):
-                    return Outcome(job.sequence, entry, Status.CHANGED)
-                stored = content.put_file(self._store, self._server, root_name, entry, descriptor, status)
+                if source.same_version(entry, os.fstat(descriptor)):
+                    return content.read_small(entry, descriptor)
             finally:
                 os.close(descriptor)
-        status_now = Status.DONE if stored.sent else Status.KEPT
-        return Outcome(job.sequence, stored.entry, status_now, stored.sent_bytes)
+        except SourceError:
+            pass  # the longer way says why
+        return None
+
+    def _store_one(self, job: Job) -> Outcome:
+        """Store a placeholder, a large file, or one that does not hold still."""
+        entry, root_name = job.entry, self._root_names[job.entry.root]
+        if entry.kind == "dir":
+            return _stored(job, content.put_placeholder(self._store, self._server, root_name, entry))
+        descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+        try:
+            status = os.fstat(descriptor)
+            source.check_regular(status)
+            if not job.any_version and not source.same_version(entry, status):
+                return Outcome(job.sequence, entry, Status.CHANGED)
+            return _stored(job, content.put_file(self._store, self._server, root_name, entry, descriptor, status))
+        finally:
+            os.close(descriptor)
+
+
+def _stored(job: Job, stored: content.Stored) -> Outcome:
+    return Outcome(job.sequence, stored.entry, Status.DONE if stored.sent else Status.KEPT, stored.sent_bytes)
 
 
 def _failed(job: Job, reason: str) -> Outcome:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
+from typing import BinaryIO
 
 LONGEST_HANG_S = 60.0
 
@@ -38,6 +39,8 @@ class Fault:
     code: str = ""
     retry_after_s: int | None = None
     seconds: float = 0.0
+    old: bytes = b""
+    new: bytes = b""
     seen: int = 0
     fired: int = 0
 
@@ -73,6 +76,11 @@ def flip_request(**which: object) -> Fault:
 def flip_answer(**which: object) -> Fault:
     """Change a byte in the middle of the answer's body."""
     return _fault("flip_answer", which)
+
+
+def change_answer(old: bytes, new: bytes, **which: object) -> Fault:
+    """Replace some bytes of the answer's body by as many others."""
+    return _fault("change_answer", which, old=old, new=new)
 
 
 def delay(seconds: float, **which: object) -> Fault:
@@ -191,7 +199,8 @@ class FaultProxy:
         with self._lock:
             self._open |= {client, server}
         try:
-            from_client, from_server = client.makefile("rb"), server.makefile("rb")
+            from_client: BinaryIO = client.makefile("rb")
+            from_server: BinaryIO = server.makefile("rb")
             while (request := read_message(from_client)) is not None:
                 if not self._pass_on(request, client, server, from_server):
                     break
@@ -205,7 +214,7 @@ class FaultProxy:
                     connection.shutdown(socket.SHUT_RDWR)
                 connection.close()
 
-    def _pass_on(self, request: Message, client: socket.socket, server: socket.socket, from_server: object) -> bool:
+    def _pass_on(self, request: Message, client: socket.socket, server: socket.socket, from_server: BinaryIO) -> bool:
         """Answer one request; False when the connection is over."""
         fault = self._next_fault(request)
         kind = fault.kind if fault else ""
@@ -226,6 +235,8 @@ class FaultProxy:
             return False
         with self._lock:
             self.bytes_out[request.method] += len(reply.body)
+        if fault and kind == "change_answer":
+            reply.body = reply.body.replace(fault.old, fault.new)
         if kind == "cut_answer":
             client.sendall(reply.head + reply.body[: len(reply.body) // 2])
             return False
@@ -245,11 +256,11 @@ class FaultProxy:
         return None
 
 
-def read_message(stream: object, answer_to: str = "") -> Message | None:
+def read_message(stream: BinaryIO, answer_to: str = "") -> Message | None:
     """Read a request, or the answer to a request with the method `answer_to`; None at the end of the connection."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
-        line: bytes = stream.readline()  # type: ignore[attr-defined]
+        line = stream.readline()
         if not line:
             return None
         head += line
@@ -262,20 +273,20 @@ def read_message(stream: object, answer_to: str = "") -> Message | None:
     if "chunked" in message.header("Transfer-Encoding").lower():
         message.body = read_chunks(stream)
     elif length := message.header("Content-Length"):
-        message.body = stream.read(int(length))  # type: ignore[attr-defined]
+        message.body = stream.read(int(length))
     elif answer_to:
-        message.body, message.keep = stream.read(), False  # type: ignore[attr-defined]
+        message.body, message.keep = stream.read(), False
     message.keep = message.keep and "close" not in message.header("Connection").lower()
     return message
 
 
-def read_chunks(stream: object) -> bytes:
+def read_chunks(stream: BinaryIO) -> bytes:
     """Read a chunked body and return it as it came, with the sizes of its chunks."""
     body = b""
     while True:
-        line: bytes = stream.readline()  # type: ignore[attr-defined]
+        line = stream.readline()
         size = int(line.split(b";")[0], 16)
-        body += line + stream.read(size + 2)  # type: ignore[attr-defined]
+        body += line + stream.read(size + 2)
         if size == 0:
             return body
 

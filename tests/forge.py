@@ -59,14 +59,26 @@ class Forge:
         guid = fields.get("guid") or self.blob(data)
         return {**item(path, "file"), "guid": guid, "size": len(data), "digest": digest(data), **fields}
 
-    def segment(self, entries: list[Fields] | bytes, **changes: Any) -> Fields:
+    def sparse(self, path: str, size: int, ranges: list[list[int]], data: bytes) -> Fields:
+        """Return the entry of a sparse file with `data` in these ranges, one after the other."""
+        described = f"{size}\n" + "".join(f"{offset} {length}\n" for offset, length in ranges)
+        entry = self.file(path, data, size=size, ranges=ranges, digest=digest(described.encode() + data))
+        if 0 <= size < 1 << 20:
+            whole, taken = bytearray(size), 0
+            for offset, length in ranges:
+                whole[offset : offset + length] = data[taken : taken + length]
+                taken += length
+            self.contents[path] = bytes(whole)
+        return entry
+
+    def segment(self, entries: list[Fields] | bytes, /, **changes: Any) -> Fields:
         """Store a segment of these entries (or of this plain text) and return what a header says of it."""
         plain = entries if isinstance(entries, bytes) else lines(entries)
         name = digest(plain)
         self.write(f"blobark/{self.server}/segments/{name}", zstd.compress(plain))
-        return {**described(name, plain, entries if isinstance(entries, list) else []), **changes}
+        return {**described(name, plain, [] if isinstance(entries, bytes) else entries), **changes}
 
-    def header(self, segments: list[Fields], number: int = 1, **changes: Any) -> Fields:
+    def header(self, segments: list[Fields], number: int = 1, /, **changes: Any) -> Fields:
         """Return the header of a snapshot with these segments."""
         entries = sum(ref["entries"] for ref in segments)
         files = sum(ref.get("files", 0) for ref in segments)

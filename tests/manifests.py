@@ -24,7 +24,7 @@ RUN_FIELDS = frozenset({"guid", "extents"})
 def read_header(store: Path, number: int | None = None) -> dict[str, Any]:
     """Return the header of a snapshot of the one server in the store, the newest by default."""
     wanted = "*" if number is None else f"{number:010}*"
-    return dict(json.loads(sorted(store.glob(f"blobark/*/snapshots/{wanted}"))[-1].read_bytes()))
+    return dict(json.loads(max(store.glob(f"blobark/*/snapshots/{wanted}")).read_bytes()))
 
 
 def read_manifest(store: Path, number: int | None = None) -> dict[tuple[int, bytes], Item]:

@@ -375,7 +375,7 @@ class StoreSuite:
 
     @pytest.mark.parametrize("key", BAD_KEYS)
     def test_a_bad_key_is_refused_by_every_method(self, store: Store, key: str) -> None:
-        calls = [
+        calls: list[Callable[[], object]] = [
             lambda: store.stat(key),
             lambda: store.read(key),
             lambda: store.read(key, 0, 0),
@@ -430,7 +430,12 @@ class StoreSuite:
 
     def test_errors_survive_pickling(self, store: Store) -> None:
         store.put("some", b"x", {})
-        for call in (lambda: store.stat("nothing"), lambda: store.put("some", b"", {}), lambda: store.read("some", 5)):
+        calls: list[Callable[[], object]] = [
+            lambda: store.stat("nothing"),
+            lambda: store.put("some", b"", {}),
+            lambda: store.read("some", 5),
+        ]
+        for call in calls:
             with pytest.raises((BlobNotFound, BlobExists, ContentError)) as caught:
                 call()
             copy = pickle.loads(pickle.dumps(caught.value))

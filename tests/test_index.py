@@ -8,6 +8,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from blobark.cli import main
 from tests.manifests import content_keys, content_of, items, missing_content, read_header, read_manifest
 from tests.opened import opened_below
 from tests.powerless import Powerless
@@ -187,8 +190,12 @@ def test_other_content_has_a_new_guid_as_soon_as_it_is_indexed(changed: Changed,
 
 @pytest.mark.parametrize(
     ("path", "was"),
-    [("new-name", "old-name"), ("new-top/a", "old-top/a"), ("new-top/below/b", "old-top/below/b")]
-    + [("other-folder/moved", "moved")],
+    [
+        ("new-name", "old-name"),
+        ("other-folder/moved", "moved"),
+        ("new-top/a", "old-top/a"),
+        ("new-top/below/b", "old-top/below/b"),
+    ],
 )
 def test_what_was_renamed_keeps_its_guid(changed: Changed, path: str, was: str) -> None:
     assert changed.kept(path, was)
@@ -390,17 +397,17 @@ def test_each_halved_root_is_refused_by_name(tmp_path: Path) -> None:
 def test_the_last_complete_snapshot_is_what_counts(tmp_path: Path, source: Path) -> None:
     """A root that lost entries little by little, between incomplete snapshots, is told from one that shrank."""
     workspace = Powerless(tmp_path / "work", source)
-    for number in range(8):
+    for number in range(12):
         write(source / "many" / str(number), str(number))
     workspace.backup()
-    (source / "b").chmod(0)
-    for number in range(4):
+    write(source / "unreadable", "unreadable").chmod(0)
+    for number in range(6):
         (source / "many" / str(number)).unlink()
-    os.utime(source / "b")
     workspace.backup(expect=3)
-    for number in range(4, 8):
+    for number in range(6, 12):
         (source / "many" / str(number)).unlink()
-    workspace.run("index", expect=4)
+    run = workspace.run("index", expect=4)
+    assert "its last complete snapshot had 21" in run.stderr
 
 
 def test_several_roots_each_under_its_real_name(tmp_path: Path, source: Path) -> None:
@@ -438,9 +445,17 @@ def test_a_root_that_is_added_sends_only_itself(tmp_path: Path, source: Path) ->
     workspace.backup()
     workspace.configure(source_path=[str(other), str(source)])
     assert workspace.backup().result["sent"] == 1
-    workspace.configure(source_path=[str(source), str(other)])
-    assert workspace.backup().result["sent"] == 0
     assert missing_content(workspace.store) == []
+
+
+def test_roots_in_another_order_are_the_same_roots(tmp_path: Path, source: Path) -> None:
+    other = write(tmp_path / "other" / "x", "x").parent
+    workspace = Workspace(tmp_path / "work", source, source_path=[str(source), str(other)])
+    workspace.backup()
+    before = json.loads(workspace.map.read_bytes())
+    workspace.configure(source_path=[str(other), str(source)])
+    assert workspace.backup().result["sent"] == 0
+    assert json.loads(workspace.map.read_bytes()) == before
 
 
 @pytest.fixture
@@ -561,6 +576,33 @@ def test_an_unreadable_file_keeps_its_earlier_content(tmp_path: Path, source: Pa
     (source / "a").chmod(0o644)
     assert workspace.backup().result["sent"] == 0
     assert workspace.guids()["a"] == before
+
+
+RENAMER = """
+import os, sys
+print("renaming", flush=True)
+while True:
+    for name in sys.argv[1:]:
+        os.rename(name, name + "-away")
+        os.rename(name + "-away", name)
+"""
+
+
+def test_folders_that_are_renamed_meanwhile_do_not_spoil_the_snapshot(tmp_path: Path) -> None:
+    """Everything in a snapshot has its folder there too, or none of it could be restored."""
+    folders = [write(tmp_path / "source" / str(number) / "file", str(number)).parent for number in range(20)]
+    workspace = Workspace(tmp_path / "work", tmp_path / "source")
+    with subprocess.Popen([sys.executable, "-c", RENAMER, *folders], stdout=subprocess.PIPE) as renamer:
+        assert renamer.stdout is not None
+        assert renamer.stdout.readline() == b"renaming\n"
+        try:
+            for _ in range(30):  # in this process: many tries in little time
+                for command in ("index", "save"):
+                    assert main(["--config", str(workspace.config), "-q"], command=command) in (0, 3)
+        finally:
+            renamer.kill()
+    for number in range(1, 31):
+        read_manifest(workspace.store, number)
 
 
 # Rules
@@ -707,11 +749,7 @@ def test_a_dry_run_changes_nothing(workspace: Workspace, source: Path) -> None:
     workspace.run("index", "--dry-run")
     assert not workspace.map.exists()
     assert not workspace.store.exists()
-    workspace.run("index")
-    plan = workspace.run("save", "--dry-run").result
-    assert plan["sent"] == 5
-    assert not workspace.store.exists()
-    workspace.run("save")
+    workspace.backup()
     write(source / "new", "new")
     (source / "a").unlink()
     before = {**contents(workspace.store), **contents(workspace.folder)}
@@ -724,13 +762,20 @@ def test_a_dry_run_changes_nothing(workspace: Workspace, source: Path) -> None:
     assert plan["requests"]["put segment"] == saved["segments_sent"]
 
 
-def test_a_dry_save_with_other_rules_changes_nothing(workspace: Workspace) -> None:
+def test_a_dry_save_before_there_is_a_store(workspace: Workspace) -> None:
     workspace.run("index")
+    assert workspace.run("save", "--dry-run").result["sent"] == 5
+    assert not workspace.store.exists()
+
+
+def test_a_dry_save_with_other_rules_changes_nothing(workspace: Workspace) -> None:
+    workspace.backup()
     before = workspace.map.read_bytes()
     workspace.configure(skip_path=["sub"])
-    assert workspace.run("save", "--dry-run").result["sent"] == 3
+    assert workspace.run("save", "--dry-run").result["sent"] == 1
     workspace.configure(skip_path=[])
-    workspace.run("save")
+    saved = workspace.run("save").result
+    assert (saved["sent"], saved["entries"]) == (0, 8)
     assert workspace.map.read_bytes() == before
     assert "sub/c" in items(workspace.store)
 
@@ -755,7 +800,7 @@ def test_another_run_with_the_lock_ends_this_one(workspace: Workspace, command: 
 def test_a_map_that_could_not_be_written_is_written_by_the_next_run(workspace: Workspace, source: Path) -> None:
     folder = workspace.folder / "maps"
     workspace.map = folder / "map.json"
-    workspace.configure(guid_mapping_file=str(workspace.map))
+    workspace.configure(guid_mapping_file=str(workspace.map), change_detection="mtime")  # else fresh files get in
     workspace.backup()
     write(source / "new", "new")
     folder.rename(workspace.folder / "aside")

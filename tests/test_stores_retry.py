@@ -38,45 +38,45 @@ class Faulty:
         self.yields_before_failing = 0
         self.calls = 0
 
-    def _next(self) -> None:
+    def next_fault(self) -> None:
         self.calls += 1
         if self.script:
             raise self.script.pop(0)
 
-    def _then(self) -> None:
+    def fault_after(self) -> None:
         if self.after:
             raise self.after.pop(0)
 
     def stat(self, key: str) -> BlobInfo:
-        self._next()
+        self.next_fault()
         return self.store.stat(key)
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
         for number, blob in enumerate(self.store.list(prefix)):
             if number >= self.yields_before_failing:
-                self._next()
+                self.next_fault()
             yield blob
-        self._next()
+        self.next_fault()
 
     def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        self._next()
+        self.next_fault()
         return self.store.read(key, offset, size_bytes)
 
     def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
-        self._next()
+        self.next_fault()
         self.store.put(key, data, meta, create_only=create_only)
-        self._then()
+        self.fault_after()
 
     def begin(self, key: str) -> Upload:
-        self._next()
+        self.next_fault()
         return FaultyUpload(self, self.store.begin(key))
 
     def delete(self, key: str) -> None:
-        self._next()
+        self.next_fault()
         self.store.delete(key)
 
     def sync(self) -> None:
-        self._next()
+        self.next_fault()
 
     def close(self) -> None:
         self.store.close()
@@ -88,13 +88,13 @@ class FaultyUpload:
         self.upload = upload
 
     def add(self, block: bytes) -> None:
-        self.faulty._next()
+        self.faulty.next_fault()
         self.upload.add(block)
 
     def commit(self, meta: Mapping[str, str]) -> None:
-        self.faulty._next()
+        self.faulty.next_fault()
         self.upload.commit(meta)
-        self.faulty._then()
+        self.faulty.fault_after()
 
     def abort(self) -> None:
         self.upload.abort()
@@ -122,7 +122,7 @@ def test_every_call_is_repeated(faulty: Faulty, store: Retrying) -> None:
         lambda: store.stat("a"),
         lambda: list(store.list("")),
         lambda: store.delete("a"),
-        lambda: store.sync(),
+        store.sync,
         lambda: store.begin("b").abort(),
         lambda: upload.add(b"block"),
         lambda: upload.add(b"block"),

@@ -22,7 +22,7 @@ import obstore.exceptions
 from blake3 import blake3
 from obstore.store import AzureStore as Client
 
-from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied
+from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied, StoreUnusable
 from blobark.stores.azure_account import Account, check_container, parse_connection_string
 from blobark.stores.azure_errors import translate
 from blobark.stores.base import BlobInfo, Upload, check_key, check_meta
@@ -39,6 +39,10 @@ QUICK_PUT_BYTES = 256 * 1024
 """A put up to this size has the read timeout; a longer one has `PATIENCE` times as long, whatever the line."""
 
 PATIENCE = 5
+
+OWN_PREFIX = "blobark/"
+
+_NO_HIERARCHY = "use an account without a hierarchical namespace"
 
 
 class AzureStore:
@@ -92,7 +96,7 @@ class AzureStore:
             return self._stat_by_sdk(key)
         try:
             return self._info(key, {"head": True})
-        except (BlobNotFound, StoreDenied):
+        except (BlobNotFound, StoreDenied, StoreUnusable):
             pass  # the answer to a HEAD has no body and so no code, which would say what is missing
         return self._info(key, {"range": (0, 1)})
 
@@ -140,12 +144,27 @@ class AzureStore:
             pass
 
     def list(self, prefix: str) -> Iterator[BlobInfo]:
-        """As `Store.list`, a page of names in memory at a time."""
-        marker, more = "", True
+        """As `Store.list`, a page of names in memory at a time.
+
+        Below `blobark/` lie only Blobark's own blobs, whose keys never end in a slash: there obstore will do.
+        """
+        if prefix.startswith(OWN_PREFIX) and prefix.endswith("/"):
+            yield from self._list_own(prefix)
+            return
+        last, marker, more = "", "", True
         while more:
             blobs, marker = self._call("the list of blobs", partial(self._control().page, prefix, marker))
-            yield from blobs
+            for blob in blobs:
+                if blob.key <= last:
+                    raise StoreUnusable(f"{self.name} lists its blobs in an order of its own", _NO_HIERARCHY)
+                last = blob.key
+                yield blob
             more = bool(marker)
+
+    def _list_own(self, prefix: str) -> Iterator[BlobInfo]:
+        pages = obstore.list(self._quick, prefix, chunk_size=5000)
+        while page := self._call("the list of blobs", lambda: next(pages, None)):
+            yield from (BlobInfo(found["path"], found["size"]) for found in page)
 
     def create_container(self) -> None:
         """Make the container unless it is there. A SAS without the right to is enough when it is."""
@@ -180,7 +199,9 @@ class AzureStore:
             if ours is None:
                 raise
             failed = [ours]
-        raise failed.pop()  # no variable is left that would tie the error, its frame and the data in it to a knot
+            del ours
+        # No variable refers to the error when it goes: error, frame and the data in it would be tied to a knot.
+        raise failed.pop()
 
     def _info(self, key: str, options: GetOptions) -> BlobInfo:
         found = self._call(key, partial(obstore.get, self._quick, key, options=options))
@@ -254,14 +275,17 @@ class _AzureUpload:
         self._blob = control.blob(key)
         self._call = call
         self._ids: list[str] = []
+        self._sent: set[str] = set()
 
     def add(self, block: bytes) -> None:
-        """As `Upload.add`. An empty block is none."""
+        """As `Upload.add`. An empty block is none, and one that was sent before is not sent again."""
         if not block:
             return
         block_id = blake3(block).hexdigest()
-        stage = partial(self._blob.stage_block, block_id, block, length=len(block), validate_content=True)
-        self._call(self._key, stage)
+        if block_id not in self._sent:
+            stage = partial(self._blob.stage_block, block_id, block, length=len(block), validate_content=True)
+            self._call(self._key, stage)
+            self._sent.add(block_id)
         self._ids.append(block_id)
 
     def commit(self, meta: Mapping[str, str]) -> None:

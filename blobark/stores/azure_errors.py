@@ -122,7 +122,8 @@ def translate(error: BaseException, what: str, account: Account, where: str, *, 
 def _decide(failure: Failure, what: str, account: Account, creating: bool) -> BlobarkError:  # noqa: PLR0911
     status, code = failure.status, failure.code
     if failure.no_answer:
-        return Retryable(f"{what}: {failure.no_answer}", "is the account's name right, and the network up?")
+        hint = "is the account's name right, and the network up?" if failure.no_answer == _NO_ANSWER["Connect"] else ""
+        return Retryable(f"{what}: {failure.no_answer}", hint)
     said = f"{what}: {f'{status} {code}'.strip()}"
     if code in _PASSING or status == 408:
         return Retryable(said, retry_after_s=failure.retry_after_s)

@@ -1,0 +1,253 @@
+"""Restoring items: what a thread of the engine does with a batch of them.
+
+    each item   look at what is in its place; right already: keep it
+                else fetch the content, digest it, compare
+    the batch   in one turn: write the small files that were fetched
+    large files are written as they arrive, into a file without their name
+
+A content whose digest is wrong is fetched once more before it is given up. No wrong byte gets a final name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from typing import NamedTuple
+
+from blobark import content, plan, source
+from blobark.engine import Turn
+from blobark.errors import ContentError, ItemError, SourceError, TargetError
+from blobark.guids import blob_name
+from blobark.model import Entry, Outcome, Status
+from blobark.plan import Fate, Overwrite
+from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.target import NewFile, Target
+
+FETCHES = 2
+"""How often content whose digest is wrong is fetched before it is given up."""
+
+
+class RestoreJob(NamedTuple):
+    """An item to restore at `path`, relative to restore_root.
+
+    `is_fresh`: this run has made the directory that it goes to, so there is nothing in its place.
+    """
+
+    path: bytes
+    entry: Entry
+    is_fresh: bool = False
+
+
+class _Fetched(NamedTuple):
+    """A small file's verified content, to be written."""
+
+    entry: Entry
+    data: bytes
+    reason: str
+
+
+class Fetcher:
+    """Restores batches of files and special files; called from many threads."""
+
+    def __init__(
+        self, store: Store, target: Target, server: str, overwrite: Overwrite, turn: Turn, *, dry_run: bool
+    ) -> None:
+        self._store = store
+        self._target = target
+        self._server = server
+        self._overwrite: Overwrite = overwrite
+        self._turn = turn
+        self._dry_run = dry_run
+
+    def __call__(self, batch: list[RestoreJob]) -> list[tuple[RestoreJob, Outcome]]:
+        """Restore a batch; each job comes back with its outcome."""
+        begun = [(job, self._begin(job)) for job in batch]
+        with self._turn:
+            return [(job, self._end(job, step)) for job, step in begun]
+
+    def _begin(self, job: RestoreJob) -> _Fetched | Outcome:
+        """Do everything but the writing of a small file."""
+        entry = job.entry
+        try:
+            if entry.error and not entry.has_content:
+                return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
+            return self._prepared(job)
+        except ItemError as error:
+            return Outcome(0, entry, Status.FAILED, reason=error.message)
+
+    def _end(self, job: RestoreJob, step: _Fetched | Outcome) -> Outcome:
+        if isinstance(step, Outcome):
+            return step
+        entry = step.entry
+        try:
+            with self._target.new_file(job.path, tag_of(job.path, entry)) as new:
+                _Placer(new, entry).write(step.data)
+                new.keep(entry)
+        except ItemError as error:
+            return Outcome(0, entry, Status.FAILED, reason=error.message)
+        return self._done(entry, Status.DONE, step.reason)
+
+    def _prepared(self, job: RestoreJob) -> _Fetched | Outcome:
+        path, entry = job.path, job.entry
+        there = None if job.is_fresh else self._look(path)
+        md5 = ""
+        if entry.kind == "file" and not entry.digest:  # from a bare map: the blob itself has to tell
+            described = content.describe_blob(self._store, blob_of(self._server, entry), entry)
+            entry, md5 = described.entry, described.md5
+        fate, reason = plan.restore_fate(entry, there, self._overwrite)
+        if fate is Fate.REFUSE:
+            raise TargetError(reason)
+        if fate is Fate.LEAVE:
+            return Outcome(0, entry, Status.SKIPPED, reason=reason)
+        if fate is Fate.CHECK and there is not None and self._is_right(path, entry, there):
+            return self._done(entry, Status.KEPT, "right already")
+        if self._dry_run:
+            return Outcome(0, entry, Status.DONE, reason=reason)
+        if entry.kind != "file":
+            self._target.make_special(path, entry, tag_of(path, entry))
+        elif entry.content_size <= BLOCK_SIZE_BYTES:
+            return _Fetched(entry, self._fetched(entry, md5), reason)
+        else:
+            self._write_large(path, entry, md5)
+        return self._done(entry, Status.DONE, reason)
+
+    def _done(self, entry: Entry, status: Status, reason: str) -> Outcome:
+        """An item is as the snapshot has it, which is not always as the source was."""
+        if entry.error:
+            return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
+        return Outcome(0, entry, status, entry.size, reason)
+
+    def _look(self, path: bytes) -> os.stat_result | None:
+        try:
+            return self._target.look(path)
+        except TargetError:
+            if self._dry_run:
+                return None
+            raise
+
+    def _is_right(self, path: bytes, entry: Entry, there: os.stat_result) -> bool:
+        """Whether what is there is the entry already; if only its metadata differ they are set.
+
+        A file with further names is touched only if nothing needs to be: a name outside may be among them.
+        """
+        if entry.kind != "file":
+            return self._is_right_special(path, entry, there)
+        descriptor = self._target.open_existing(path)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _same_content(descriptor, entry):
+                return False
+            if self._target.has_metadata(descriptor, entry):
+                return True
+            if there.st_nlink > 1:
+                return False
+            if not self._dry_run:
+                self._target.set_metadata(descriptor, entry)
+            return True
+        except SourceError:
+            return False
+        except OSError as error:
+            raise TargetError(f"its metadata cannot be set ({error.strerror})") from None
+        finally:
+            os.close(descriptor)
+
+    def _is_right_special(self, path: bytes, entry: Entry, there: os.stat_result) -> bool:
+        same_owner = not self._target.is_root or (there.st_uid, there.st_gid) == (entry.uid, entry.gid)
+        if not same_owner or there.st_mtime_ns != entry.mtime_ns or entry.xattrs:
+            return False
+        if entry.kind == "symlink":
+            return self._target.read_link(path) == entry.raw_link
+        device = (os.major(there.st_rdev), os.minor(there.st_rdev)) if entry.rdev else None
+        return stat.S_IMODE(there.st_mode) == entry.mode and device == entry.rdev
+
+    def _fetched(self, entry: Entry, md5: str) -> bytes:
+        """Return a small file's content, verified."""
+        for fetch in range(1, FETCHES + 1):
+            check = _Check(entry, md5)
+            data = b"".join(content.pieces(self._store, self._server, entry))
+            check.update(data)
+            if check.is_right():
+                return data
+            if fetch == FETCHES:
+                raise check.error()
+        raise AssertionError("FETCHES is positive")
+
+    def _write_large(self, path: bytes, entry: Entry, md5: str) -> None:
+        for fetch in range(1, FETCHES + 1):
+            check = _Check(entry, md5)
+            with self._target.new_file(path, tag_of(path, entry)) as new:
+                placer = _Placer(new, entry)
+                for piece in content.pieces(self._store, self._server, entry):
+                    check.update(piece)
+                    placer.write(piece)
+                if check.is_right():
+                    new.keep(entry)
+                    return
+            if fetch == FETCHES:
+                raise check.error()
+
+
+class _Check:
+    """Compares content, as it arrives, with its digest; where only a map names it, with the store's MD5, if any."""
+
+    def __init__(self, entry: Entry, md5: str) -> None:
+        self._wanted = entry.digest or md5
+        self._hasher = source.content_hasher(entry) if entry.digest or not md5 else hashlib.md5(usedforsecurity=False)
+
+    def update(self, data: bytes) -> None:
+        self._hasher.update(data)
+
+    def is_right(self) -> bool:
+        """Whether all that came has the digest that it should."""
+        return not self._wanted or self._hasher.hexdigest() == self._wanted
+
+    def error(self) -> ContentError:
+        """Return what to raise when it has not."""
+        return ContentError("its content in the store is damaged: it has another digest than it was saved with")
+
+
+class _Placer:
+    """Writes the stream of a content to where it belongs in the file: one run, or the ranges of a sparse one."""
+
+    def __init__(self, new: NewFile, entry: Entry) -> None:
+        self._new = new
+        self._ranges = list(reversed(entry.ranges if entry.ranges is not None else ((0, entry.size),)))
+        if entry.ranges is not None:
+            os.ftruncate(new.descriptor, entry.size)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            offset, length = self._ranges.pop()
+            part = view[:length]
+            self._new.write(part, offset)
+            if len(part) < length:
+                self._ranges.append((offset + len(part), length - len(part)))
+            view = view[len(part) :]
+
+
+def blob_of(server: str, entry: Entry) -> str:
+    """Return the key of the blob that an entry's content begins in."""
+    return entry.extents[0].blob if entry.extents else blob_name(server, entry.guid)
+
+
+def _same_content(descriptor: int, entry: Entry) -> bool:
+    """Whether an open file has the entry's holes and digest."""
+    if entry.ranges is not None and source.data_ranges(descriptor, entry.size) != entry.ranges:
+        return False
+    hasher = source.content_hasher(entry)
+    for block in source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES):
+        hasher.update(block)
+    return hasher.hexdigest() == entry.digest
+
+
+def saved_badly(entry: Entry) -> str:
+    """Say why an entry is not what the source was when the snapshot was made."""
+    if entry.stale:
+        return f"could not be saved ({entry.error}); this is what the snapshot before it had"
+    return f"was not saved: {entry.error}"
+
+
+def tag_of(path: bytes, entry: Entry) -> str:
+    """Return what makes an item's temporary name its own."""
+    return entry.guid or f"{hash(path) & 0xFFFFFFFFFFFFFFFF:016x}"
