@@ -15,10 +15,13 @@ import os
 import stat
 from typing import NamedTuple
 
+from blake3 import blake3
+
 from blobark import content, plan, source
 from blobark.engine import Turn
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.guids import blob_name
+from blobark.manifest import fault_of
 from blobark.model import Entry, Outcome, Status
 from blobark.plan import Fate, Overwrite
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
@@ -31,11 +34,13 @@ FETCHES = 2
 class RestoreJob(NamedTuple):
     """An item to restore at `path`, relative to restore_root.
 
-    `is_fresh`: this run has made the directory that it goes to, so there is nothing in its place.
+    `is_mapped`: only a map names it, not a snapshot. `is_fresh`: this run has made the directory that it goes to, so
+    there is nothing in its place.
     """
 
     path: bytes
     entry: Entry
+    is_mapped: bool = False
     is_fresh: bool = False
 
 
@@ -72,6 +77,8 @@ class Fetcher:
         try:
             if entry.error and not entry.has_content:
                 return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
+            if not job.is_mapped and (fault := fault_of(entry)):
+                return Outcome(0, entry, Status.FAILED, reason=f"its entry is damaged: {fault}")
             return self._prepared(job)
         except ItemError as error:
             return Outcome(0, entry, Status.FAILED, reason=error.message)
@@ -81,7 +88,7 @@ class Fetcher:
             return step
         entry = step.entry
         try:
-            with self._target.new_file(job.path, tag_of(job.path, entry)) as new:
+            with self._target.new_file(job.path, tag_of(job.path)) as new:
                 _Placer(new, entry).write(step.data)
                 new.keep(entry)
         except ItemError as error:
@@ -92,7 +99,7 @@ class Fetcher:
         path, entry = job.path, job.entry
         there = None if job.is_fresh else self._look(path)
         md5 = ""
-        if entry.kind == "file" and not entry.digest:  # from a bare map: the blob itself has to tell
+        if job.is_mapped:  # the blob itself has to tell
             described = content.describe_blob(self._store, blob_of(self._server, entry), entry)
             entry, md5 = described.entry, described.md5
         fate, reason = plan.restore_fate(entry, there, self._overwrite)
@@ -105,7 +112,7 @@ class Fetcher:
         if self._dry_run:
             return Outcome(0, entry, Status.DONE, reason=reason)
         if entry.kind != "file":
-            self._target.make_special(path, entry, tag_of(path, entry))
+            self._target.make_special(path, entry, tag_of(path))
         elif entry.content_size <= BLOCK_SIZE_BYTES:
             return _Fetched(entry, self._fetched(entry, md5), reason)
         else:
@@ -175,7 +182,7 @@ class Fetcher:
     def _write_large(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
-            with self._target.new_file(path, tag_of(path, entry)) as new:
+            with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
                 for piece in content.pieces(self._store, self._server, entry):
                     check.update(piece)
@@ -248,6 +255,6 @@ def saved_badly(entry: Entry) -> str:
     return f"was not saved: {entry.error}"
 
 
-def tag_of(path: bytes, entry: Entry) -> str:
-    """Return what makes an item's temporary name its own."""
-    return entry.guid or f"{hash(path) & 0xFFFFFFFFFFFFFFFF:016x}"
+def tag_of(path: bytes) -> str:
+    """Return what makes an item's temporary name its own, and the same in every run."""
+    return blake3(path).hexdigest(8)

@@ -1,11 +1,27 @@
-"""Trusting a manifest: its entries are checked as they come by, before anything is done with them."""
+"""Trusting a manifest: its entries are checked as they come by, before anything is done with them.
+
+Paths that lead anywhere but down, and entries out of order, mean that this is no manifest: `checked` refuses it.
+A value that cannot be (`fault_of`) costs the item that has it, and no other.
+"""
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import SnapshotError
+from blobark.guids import GUID_PATTERN
 from blobark.model import Entry, Header, display
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_SIZE = (1 << 63) - 1
+_MAX_OWNER = (1 << 32) - 2
+"""The id above this one means "leave it as it is" to the system."""
+
+_MAX_MODE = 0o7777
+_MAX_MTIME_NS = 1 << 67
+_MAX_DEVICE = (1 << 20) - 1
 
 
 def places_of(header: Header) -> list[bytes]:
@@ -31,14 +47,18 @@ def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes
     root = -1
     last: tuple[int, bytes] = (-1, b"")
     for entry in entries:
-        path = entry.raw_path
-        key = entry.sort_key
+        try:
+            path, first, key = entry.raw_path, entry.raw_hardlink_to, entry.sort_key
+        except ValueError:
+            raise SnapshotError("the manifest is damaged: a path is no base64") from None
         if not 0 <= entry.root < roots or key <= last:
             raise SnapshotError(f"the manifest is damaged: {display(path)} is out of order")
         last = key
         if entry.root != root:
             if path:
                 raise SnapshotError(f"the manifest is damaged: {display(path)} comes before its root")
+            if entry.kind != "dir":
+                raise SnapshotError("the manifest is damaged: a root is no directory")
             root, above = entry.root, [b""]
         else:
             check_path(path)
@@ -49,8 +69,8 @@ def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes
                 raise SnapshotError(f"the manifest is damaged: {display(path)} lies below what is no directory")
             if entry.kind == "dir":
                 above.append(path)
-        if entry.hardlink_to_any:
-            check_path(entry.raw_hardlink_to)
+        if first:
+            check_path(first)
         yield entry, path
 
 
@@ -58,3 +78,60 @@ def check_path(path: bytes) -> None:
     """Raise `SnapshotError` unless a relative path leads down, component by component."""
     if b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/")):
         raise SnapshotError(f"the manifest is damaged: {display(path)!r} is not a path below its root")
+
+
+def fault_of(entry: Entry) -> str:
+    """Return which value of an entry cannot be, "" when all can."""
+    if entry.guid and not GUID_PATTERN.fullmatch(entry.guid):
+        return "its GUID is none"
+    if not (0 <= entry.mode <= _MAX_MODE and 0 <= entry.uid <= _MAX_OWNER and 0 <= entry.gid <= _MAX_OWNER):
+        return "its mode or owner cannot be"
+    if not (0 <= entry.size <= _MAX_SIZE and -_MAX_MTIME_NS <= entry.mtime_ns <= _MAX_MTIME_NS):
+        return "its size or time cannot be"
+    if entry.rdev is not None and not all(0 <= number <= _MAX_DEVICE for number in entry.rdev):
+        return "its device number cannot be"
+    if entry.xattrs is not None and not all(map(_is_attribute, entry.xattrs.items())):
+        return "its extended attributes cannot be"
+    if entry.kind == "symlink":
+        return _fault_of_link(entry)
+    if entry.kind == "file" and not entry.hardlink_to_any and not (entry.error and not entry.digest):
+        return _fault_of_content(entry)
+    return ""
+
+
+def _fault_of_link(entry: Entry) -> str:
+    try:
+        target = entry.raw_link
+    except ValueError:
+        return "its target is no base64"
+    return "" if target and b"\0" not in target else "its target cannot be"
+
+
+def _fault_of_content(entry: Entry) -> str:
+    if not _DIGEST.fullmatch(entry.digest):
+        return "it has no digest"
+    end = 0
+    for offset, length in entry.ranges or ():
+        if offset < end or length <= 0:
+            return "its ranges overlap, or are out of order"
+        end = offset + length
+    if end > entry.size:
+        return "its ranges end after the file"
+    if entry.extents is None:
+        return "" if entry.guid else "it has no content"
+    for extent in entry.extents:
+        if min(extent.stored_offset, extent.stored_length) < 0 or extent.stored_length != extent.plain_length:
+            return "its extents cannot be"
+        if extent.stored_offset + extent.stored_length > _MAX_SIZE:
+            return "its extents cannot be"
+    same = sum(extent.plain_length for extent in entry.extents) == entry.content_size
+    return "" if same else "its extents are not as long as it is"
+
+
+def _is_attribute(item: tuple[str, str]) -> bool:
+    name, value = item
+    try:
+        base64.b64decode(value, validate=True)
+    except ValueError:
+        return False
+    return name != "" and "\0" not in name

@@ -57,7 +57,7 @@ def _jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator[Restor
             text, b64 = text_or_b64(place)
             extents = (Extent(key, 0, 0, 0),)
             entry = Entry(path=text, path_b64=b64, guid=item.guid, extents=extents, mode=0o666 & ~umask)
-            yield RestoreJob(place, entry)
+            yield RestoreJob(place, entry, is_mapped=True)
 
 
 def _place(map_path: Path, item: MapItem, prefixes: list[bytes]) -> bytes:

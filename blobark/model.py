@@ -78,17 +78,19 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def raw_path(self) -> bytes:
         """The path as the file system has it."""
-        return base64.b64decode(self.path_b64) if self.path_b64 else self.path.encode()
+        return base64.b64decode(self.path_b64, validate=True) if self.path_b64 else self.path.encode()
 
     @property
     def raw_link(self) -> bytes:
         """The target of a symlink as the file system has it."""
-        return base64.b64decode(self.link_b64) if self.link_b64 else self.link.encode()
+        return base64.b64decode(self.link_b64, validate=True) if self.link_b64 else self.link.encode()
 
     @property
     def raw_hardlink_to(self) -> bytes:
         """The path of the group's first entry as the file system has it, b"" if this is not a further link."""
-        return base64.b64decode(self.hardlink_to_b64) if self.hardlink_to_b64 else self.hardlink_to.encode()
+        if self.hardlink_to_b64:
+            return base64.b64decode(self.hardlink_to_b64, validate=True)
+        return self.hardlink_to.encode()
 
     @property
     def sort_key(self) -> SortKey:

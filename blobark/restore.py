@@ -18,7 +18,7 @@ from blobark import content, plan
 from blobark.context import Context
 from blobark.errors import TargetError
 from blobark.fetch import Fetcher, RestoreJob, saved_badly
-from blobark.manifest import checked, places_of
+from blobark.manifest import checked, fault_of, places_of
 from blobark.model import Entry, Header, Outcome, Status, display
 from blobark.plan import Fate, Overwrite
 from blobark.snapshot import Manifest
@@ -103,12 +103,15 @@ class Restorer:
             if job.entry.kind == "dir":
                 above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any:
-                yield RestoreJob(path, job.entry, above[-1][1]) if above else job
+                yield job._replace(is_fresh=above[-1][1]) if above else job
 
     def _make_directory(self, job: RestoreJob) -> bool:
         """Make a directory; say whether it was not there before, and so is empty."""
         entry = job.entry
         is_fresh = False
+        fault = fault_of(entry)
+        if fault:
+            self._take(job, Outcome(0, entry, Status.FAILED, reason=f"its entry is damaged: {fault}"))
         try:
             if not self._dry_run:
                 replace = self._overwrite != "never"
@@ -189,4 +192,4 @@ def _join(place: bytes, path: bytes) -> bytes:
 def _cost(job: RestoreJob) -> int:
     if job.entry.kind != "file":
         return 0
-    return content.memory_cost(job.entry) if job.entry.digest else 2 * BLOCK_SIZE_BYTES
+    return 2 * BLOCK_SIZE_BYTES if job.is_mapped else content.memory_cost(job.entry)

@@ -75,7 +75,7 @@ class Forge:
         """Store a segment of these entries (or of this plain text) and return what a header says of it."""
         plain = entries if isinstance(entries, bytes) else lines(entries)
         name = digest(plain)
-        self.write(f"blobark/{self.server}/segments/{name}", zstd.compress(plain))
+        self.write(f"blobark/{self.server}/segments/{name}", compress(plain))
         return {**described(name, plain, [] if isinstance(entries, bytes) else entries), **changes}
 
     def header(self, segments: list[Fields], number: int = 1, /, **changes: Any) -> Fields:
@@ -142,6 +142,16 @@ def described(name: str, plain: bytes, entries: list[Fields]) -> Fields:
     }
     shown = {name: count for name, count in counts.items() if count}
     return {"digest": name, "entries": plain.count(b"\n"), "plain_bytes": len(plain), **shown}
+
+
+def compress(plain: bytes) -> bytes:
+    """Return one zstd frame."""
+    return zstd.compress(plain)
+
+
+def decompress(frame: bytes, max_bytes: int) -> bytes:
+    """Return the beginning of what a zstd frame holds."""
+    return zstd.ZstdDecompressor().decompress(frame, max_length=max_bytes)
 
 
 def digest(data: bytes) -> str:

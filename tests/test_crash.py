@@ -104,20 +104,21 @@ def started(workspace: Workspace, command: str, *options: str) -> Iterator[subpr
         process.communicate()
 
 
-def until(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> bool:
+def until(process: subprocess.Popen[bytes], condition: Callable[[], bool], look_every_s: float = 0.004) -> bool:
     """Wait until the condition holds; False when the process ended first."""
     limit_s = time.monotonic() + PATIENCE_S
     while not condition():
         if process.poll() is not None:
             return condition()
         assert time.monotonic() < limit_s
+        time.sleep(look_every_s)
     return True
 
 
-def killed_when(workspace: Workspace, command: str, condition: Callable[[], bool]) -> bool:
+def killed_when(workspace: Workspace, command: str, condition: Callable[[], bool], look_every_s: float = 0.004) -> bool:
     """Start a run and kill it as soon as the condition holds; False when it ended before that."""
     with started(workspace, command) as process:
-        reached = until(process, condition)
+        reached = until(process, condition, look_every_s)
         process.kill()
         return reached and process.wait() == -signal.SIGKILL
 
@@ -150,16 +151,22 @@ def test_an_index_that_is_killed(prepared: Prepared, victim: Workspace) -> None:
     victim.backup()
     check_second_snapshot(prepared, victim)
     check_first_snapshot(prepared, victim)
-    assert list(victim.folder.glob(".map.json*")) == []
 
 
 def test_an_index_that_is_killed_while_it_writes_the_map(prepared: Prepared, victim: Workspace) -> None:
-    killed_when(victim, "index", lambda: any(victim.folder.glob(".map.json*")))
+    killed_when(victim, "index", lambda: any(victim.folder.glob(".map.json*")), 0.0)
     victim.backup()
     check_second_snapshot(prepared, victim)
     server_guids = {f"web1_{entry['guid']}" for entry in items(victim.store).values() if "guid" in entry}
     sparse = f"web1_{items(victim.store)['sparse']['guid']}"
     assert set(victim.guids().values()) == server_guids - {sparse}
+
+
+def test_half_a_map_does_not_stay(victim: Workspace) -> None:
+    killed_when(victim, "index", lambda: any(victim.folder.glob(".map.json*")), 0.0)
+    (victim.source / "zz-large").touch()  # another map to write
+    victim.run("index")
+    assert list(victim.folder.glob(".map.json*")) == []
 
 
 def test_a_save_that_is_killed_again_and_again(prepared: Prepared, victim: Workspace) -> None:
@@ -217,7 +224,7 @@ def test_a_restore_that_is_killed_again_and_again(prepared: Prepared, tmp_path: 
         whole = facts_of(str(prepared.source))
         wrong = [p for p in partly if p in whole and partly[p].get("sha256") != whole[p].get("sha256")]
         assert wrong == []
-    kills += killed_when(workspace, "restore", lambda: any(part_bytes(workspace) > n for n in (20_000_000,)))
+    kills += killed_when(workspace, "restore", lambda: part_bytes(workspace) > 20_000_000)
     assert kills >= 3
     there = sum(name.startswith(("new-", "old-")) for name in restored_names(workspace))
     again = workspace.run("restore").result
@@ -248,10 +255,7 @@ def check_interrupted(process: subprocess.Popen[bytes], number: signal.Signals) 
     assert b"Traceback" not in errors
 
 
-SIGNALS = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: str(number.name))
-
-
-@SIGNALS
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: str(number.name))
 def test_an_index_that_is_asked_to_stop(victim: Workspace, number: signal.Signals) -> None:
     before = victim.map.read_bytes()
     with started(victim, "index", "-v") as process:
@@ -261,25 +265,23 @@ def test_an_index_that_is_asked_to_stop(victim: Workspace, number: signal.Signal
     assert victim.map.read_bytes() == before
 
 
-@SIGNALS
-def test_a_save_that_is_asked_to_stop(prepared: Prepared, victim: Workspace, number: signal.Signals) -> None:
+def test_a_save_that_is_asked_to_stop(prepared: Prepared, victim: Workspace) -> None:
     victim.run("index")
     with started(victim, "save") as process:
         assert until(process, lambda: len(content_keys(victim.store)) > 300)
-        check_interrupted(process, number)
+        check_interrupted(process, signal.SIGTERM)
     there = len(content_keys(victim.store))
     wanted = len(content_keys(prepared.undisturbed.store))
     assert victim.run("save").result["sent"] == wanted - there
     check_second_snapshot(prepared, victim)
 
 
-@SIGNALS
-def test_a_restore_that_is_asked_to_stop(prepared: Prepared, number: signal.Signals) -> None:
+def test_a_restore_that_is_asked_to_stop(prepared: Prepared) -> None:
     workspace = prepared.undisturbed
     shutil.rmtree(workspace.restored, ignore_errors=True)
     with started(workspace, "restore") as process:
         assert until(process, lambda: len(restored_names(workspace)) > 300)
-        check_interrupted(process, number)
-    workspace.run("restore")
-    assert differences(str(prepared.source), str(workspace.restored)) == []
+        there = sum(name.startswith(("new-", "old-")) for name in restored_names(workspace))
+        check_interrupted(process, signal.SIGINT)
+    assert workspace.run("restore").result["kept"] >= there
     assert [name for name in restored_names(workspace) if name.startswith(".blobark-")] == []

@@ -10,6 +10,8 @@ import base64
 import contextlib
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.forge import MTIME_NS, Fields, Forge, digest, item, zstd
+from tests.forge import MTIME_NS, Fields, Forge, compress, decompress, digest, item
 from tests.forked import Forking
 from tests.racer import racing
 from tests.scene import Scene, judged
@@ -392,10 +394,10 @@ SEGMENTS: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-4]),
     "no zstd": lambda path: path.write_bytes(b"hello"),
-    "another segment": lambda path: path.write_bytes(zstd.compress(b'{"kind":"dir"}\n')),
-    "a symlink": lambda path: (path.unlink(), path.symlink_to("/etc/passwd")),
-    "a FIFO": lambda path: (path.unlink(), os.mkfifo(path)),
-    "a directory": lambda path: (path.unlink(), path.mkdir()),
+    "another segment": lambda path: path.write_bytes(compress(b'{"kind":"dir"}\n')),
+    "a symlink": lambda path: path.symlink_to(path.rename(path.with_name("aside"))),
+    "a FIFO": lambda path: os.mkfifo(path.rename(path.with_name("aside")).with_name(path.name)),
+    "a directory": lambda path: path.rename(path.with_name("aside")).with_name(path.name).mkdir(),
 }
 
 
@@ -458,7 +460,7 @@ def zeros(forge: Forge) -> None:
     """Publish a frame of 10 GB of zeros, said to be 1,000 bytes: RFC 8878's blocks that repeat one byte 2**17 times."""
     block = (1 << 17 << 3 | 1 << 1).to_bytes(3, "little") + b"\0"
     frame = b"\x28\xb5\x2f\xfd\x00\x38" + block * 80_000
-    assert zstd.ZstdDecompressor().decompress(frame, max_length=1 << 20) == bytes(1 << 20)
+    assert decompress(frame, 1 << 20) == bytes(1 << 20)
     forge.write(f"blobark/web1/segments/{'0' * 64}", frame)
     forge.publish(forge.header([{"digest": "0" * 64, "entries": 1, "plain_bytes": 1000}]))
 
@@ -830,3 +832,43 @@ def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:
     assert sorted(failed) == (["device", "dir", "dir/file"] if os.geteuid() == 0 else ["device"])
     assert (restored / "z").exists()
     assert (restored / "same content").stat().st_mtime_ns == MTIME_NS
+
+
+# Local state is a cache
+
+
+def damage_segments(state: Path) -> None:
+    with contextlib.closing(sqlite3.connect(state / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE segment SET stored = x'00'")
+        catalog.commit()
+
+
+def take_state_away(state: Path) -> None:
+    for path in (*state.iterdir(), state):
+        path.chmod(0)
+        if os.geteuid() == 0:
+            os.chown(path, 0, 0)
+
+
+STATES: dict[str, Callable[[Path], object]] = {
+    "not a database": lambda state: (state / "catalog.sqlite").write_bytes(os.urandom(10_000)),
+    "cut short": lambda state: os.truncate(state / "catalog.sqlite", 6000),
+    "a directory": lambda state: (state / "catalog.sqlite").rename(state / "aside").with_name("catalog.sqlite").mkdir(),
+    "damaged segments": damage_segments,
+    "read-only": lambda state: [path.chmod(0o400) for path in state.iterdir()],
+    "somebody else's": take_state_away,
+}
+
+
+@pytest.mark.parametrize("damage", STATES.values(), ids=STATES.keys())
+def test_state_that_cannot_be_used_costs_nothing(nobodys: Scene, damage: Callable[[Path], object]) -> None:
+    workspace = nobodys.workspace
+    shutil.rmtree(workspace.store)
+    workspace.source.mkdir()
+    (workspace.source / "file").write_bytes(b"content")
+    workspace.backup()
+    nobodys.hand_over()
+    damage(workspace.state)
+    run = judged(nobodys.run(nobody=True), 0)
+    assert run.result["files"] == 1
+    assert (nobodys.restored / "file").read_bytes() == b"content"
