@@ -203,6 +203,7 @@ class DraftBuilder:
     def _file(self, entry: Entry, found: Found, status: os.stat_result, previous: Entry | None) -> None:
         """Decide the content of a regular file."""
         if status.st_nlink > 1:
+            entry = replace(entry, links=status.st_nlink)
             first = self._first_of_group(found.path, status)
             if first is not None:
                 text, b64 = text_or_b64(first)

@@ -28,11 +28,17 @@ def places_of(header: Header) -> list[bytes]:
     """Return where each root lands, relative to restore_root: one root there itself, several under their names."""
     if len(header.roots) == 1:
         return [b""]
-    places = []
+    places: list[bytes] = []
     for root in header.roots:
-        place = root.raw_name.strip(b"/")
+        try:
+            place = root.raw_name.strip(b"/")
+        except ValueError:
+            raise SnapshotError("the manifest is damaged: a root's name is no base64") from None
         check_path(place)
         places.append(place)
+    for place in places:
+        if any(place != other and place.startswith(other + b"/") for other in places) or places.count(place) > 1:
+            raise SnapshotError(f"the manifest is damaged: the root {display(place)} lies inside another one")
     return places
 
 

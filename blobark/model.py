@@ -57,6 +57,8 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     digest: str = ""
     link: str = ""
     link_b64: str = ""
+    links: int = 1
+    """How many names the file had, in the tree or elsewhere."""
     hardlink_to: str = ""
     """Path (same root) of the first entry of this hard-link group; "" for that entry itself."""
     hardlink_to_b64: str = ""
@@ -147,7 +149,7 @@ class Root(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def raw_name(self) -> bytes:
         """The name as the file system has it."""
-        return base64.b64decode(self.name_b64) if self.name_b64 else self.name.encode()
+        return base64.b64decode(self.name_b64, validate=True) if self.name_b64 else self.name.encode()
 
 
 class Host(msgspec.Struct, frozen=True):

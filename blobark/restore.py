@@ -63,6 +63,8 @@ class Restorer:
         self._worker = Fetcher(store, target, server, overwrite, context.engine.turn, dry_run=dry_run)
         self._final_directories = False
         self._failed_paths: set[bytes] = set()
+        self._groups: set[bytes] = set()
+        """Paths of restored files that further hard links may point to."""
         self.result = RestoreResult(server=server)
 
     def snapshot(self, header: Header, manifest: Manifest) -> None:
@@ -140,7 +142,7 @@ class Restorer:
         if self._dry_run:
             return Outcome(0, job.entry, Status.DONE)
         there, wanted = self._target.look(job.path), self._target.look(first)
-        if wanted is None or first in self._failed_paths or not stat.S_ISREG(wanted.st_mode):
+        if wanted is None or first not in self._groups or not stat.S_ISREG(wanted.st_mode):
             raise TargetError(f"the file it is a hard link of, {display(first)}, was not restored")
         if there is not None and (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
             return Outcome(0, job.entry, Status.KEPT)
@@ -173,6 +175,8 @@ class Restorer:
         if entry.hardlink_to_any:
             result.links += 1
         elif entry.kind == "file":
+            if entry.links > 1:
+                self._groups.add(job.path)
             size = outcome.entry.size
             result.files += 1
             result.file_bytes += size

@@ -1,7 +1,7 @@
 """Segments: the parts that a manifest is stored in.
 
 A manifest is the sorted stream of a tree's entries, one JSON object a line. It is cut after each entry whose path
-has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, and after 32,768 lines at the latest. Where
+has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, and after 32,768 lines or 16 MiB at the latest. Where
 the cuts fall depends on nothing but the entries near them, so a small change makes a few new segments and leaves
 the others as they are, byte for byte. A segment is named by the BLAKE3 digest
 of its plain lines and stored as one zstd frame.
@@ -19,7 +19,7 @@ import msgspec
 from blake3 import blake3
 
 from blobark.errors import SnapshotError
-from blobark.model import Entry, SegmentRef
+from blobark.model import Entry, SegmentRef, display
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -28,7 +28,10 @@ else:
 
 CUT_MASK = 0xFFF
 MAX_ENTRIES = 32_768
-MAX_PLAIN_BYTES = 256 * 1024 * 1024
+CUT_BYTES = 16 * 1024 * 1024
+"""A segment this long is cut, wherever it is."""
+
+MAX_PLAIN_BYTES = 2 * CUT_BYTES
 """More than any segment that is written; a header that promises more is not believed."""
 
 ZSTD_LEVEL = 3
@@ -40,6 +43,42 @@ decode_entry = _decoder.decode
 Sink = Callable[[SegmentRef, bytes], None]
 
 
+class Counts:
+    """What the entries of a segment amount to."""
+
+    __slots__ = ("dirs", "entries", "errors", "file_bytes", "files", "links")
+
+    def __init__(self) -> None:
+        self.entries = self.files = self.file_bytes = self.dirs = self.links = self.errors = 0
+
+    def add(self, entry: Entry) -> None:
+        """Count an entry."""
+        self.entries += 1
+        if entry.kind == "file":
+            if entry.hardlink_to_any:
+                self.links += 1
+            else:
+                self.files += 1
+                self.file_bytes += entry.size
+        elif entry.kind == "dir":
+            self.dirs += 1
+        if entry.error:
+            self.errors += 1
+
+    def ref(self, digest: str, plain_bytes: int) -> SegmentRef:
+        """Return the reference of a segment with these entries."""
+        return SegmentRef(
+            digest=digest,
+            entries=self.entries,
+            plain_bytes=plain_bytes,
+            files=self.files,
+            file_bytes=self.file_bytes,
+            dirs=self.dirs,
+            links=self.links,
+            errors=self.errors,
+        )
+
+
 class SegmentWriter:
     """Collects entries, which come in ascending order, and hands each finished segment to `sink`.
 
@@ -49,7 +88,8 @@ class SegmentWriter:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self._lines: list[bytes] = []
-        self._counts = [0, 0, 0, 0, 0]
+        self._counts = Counts()
+        self._bytes = 0
         self.position = 0
         """How many segments have been finished."""
 
@@ -66,19 +106,11 @@ class SegmentWriter:
     def add(self, entry: Entry, raw_path: bytes) -> None:
         """Append an entry; `raw_path` is its `raw_path`, which the caller has at hand."""
         lines = self._lines
-        lines.append(encode_entry(entry))
-        counts = self._counts
-        if entry.kind == "file":
-            if entry.hardlink_to_any:
-                counts[3] += 1
-            else:
-                counts[0] += 1
-                counts[1] += entry.size
-        elif entry.kind == "dir":
-            counts[2] += 1
-        if entry.error:
-            counts[4] += 1
-        if not zlib.crc32(raw_path) & CUT_MASK or len(lines) >= MAX_ENTRIES:
+        line = encode_entry(entry)
+        lines.append(line)
+        self._bytes += len(line)
+        self._counts.add(entry)
+        if not zlib.crc32(raw_path) & CUT_MASK or len(lines) >= MAX_ENTRIES or self._bytes >= CUT_BYTES:
             self.finish()
 
     def finish(self) -> None:
@@ -86,19 +118,8 @@ class SegmentWriter:
         if not self._lines:
             return
         plain = b"\n".join(self._lines) + b"\n"
-        files, file_bytes, dirs, links, errors = self._counts
-        ref = SegmentRef(
-            digest=blake3(plain).hexdigest(),
-            entries=len(self._lines),
-            plain_bytes=len(plain),
-            files=files,
-            file_bytes=file_bytes,
-            dirs=dirs,
-            links=links,
-            errors=errors,
-        )
-        self._lines = []
-        self._counts = [0, 0, 0, 0, 0]
+        ref = self._counts.ref(blake3(plain).hexdigest(), len(plain))
+        self._lines, self._counts, self._bytes = [], Counts(), 0
         self._sink(ref, zstd.compress(plain, ZSTD_LEVEL))
         self.position += 1
 
@@ -109,18 +130,22 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
     Raises:
         SnapshotError: the bytes are not what `ref` names: damaged, cut short, or another segment.
     """
+    shown = display(ref.digest.encode())
     if not 0 <= ref.plain_bytes <= MAX_PLAIN_BYTES:
-        raise SnapshotError(f"segment {ref.digest} claims {ref.plain_bytes} bytes: its header is damaged")
+        raise SnapshotError(f"segment {shown} claims {ref.plain_bytes} bytes: its header is damaged")
     try:
         plain = zstd.ZstdDecompressor().decompress(stored, max_length=ref.plain_bytes + 1)
     except zstd.ZstdError:
         plain = b""
     if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
-        raise SnapshotError(f"segment {ref.digest} is damaged", "restore an earlier snapshot with --snapshot N")
+        raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
     try:
         entries = _decoder.decode_lines(plain)
-    except msgspec.MsgspecError as error:
-        raise SnapshotError(f"segment {ref.digest} holds an entry that cannot be read ({error})") from None
-    if len(entries) != ref.entries:
-        raise SnapshotError(f"segment {ref.digest} holds {len(entries)} entries, its header says {ref.entries}")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise SnapshotError(f"segment {shown} holds an entry that cannot be read") from None
+    counts = Counts()
+    for entry in entries:
+        counts.add(entry)
+    if counts.ref(ref.digest, ref.plain_bytes) != ref:
+        raise SnapshotError(f"segment {shown} holds other entries than its header says")
     return entries

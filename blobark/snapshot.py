@@ -17,19 +17,31 @@ from typing import TypeVar
 import msgspec
 
 from blobark.errors import BlobExists, BlobNotFound, Fatal, SnapshotError
-from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server
-from blobark.segments import read_segment
+from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
+from blobark.segments import MAX_PLAIN_BYTES, read_segment
 from blobark.stores.base import Store
 
 PREFIX = "blobark/"
 SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
+MAX_HEADER_BYTES = 256 * 1024 * 1024
+"""More than the header of a billion entries."""
+
 _NUMBER_DIGITS = 10
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _Document = TypeVar("_Document", Header, Server)
 
 
 class _Version(msgspec.Struct):
     format: int = 0
     requires: tuple[str, ...] = ()
+
+
+def _read(store: Store, key: str, limit_bytes: int) -> bytes:
+    """Return a blob, unless it is longer than anything that was ever written there. Raises `SnapshotError`."""
+    size = store.stat(key).size_bytes
+    if size > limit_bytes:
+        raise SnapshotError(f"{key} has {size} bytes: it is damaged")
+    return store.read(key, 0, size)
 
 
 def servers(store: Store) -> Iterator[Server]:
@@ -49,10 +61,13 @@ def _server_names(store: Store) -> list[str]:
 def load_server(store: Store, name: str) -> Server | None:
     """Return who owns `name` in the store, None when nobody does."""
     try:
-        data = store.read(f"{PREFIX}{name}/server.json")
+        data = _read(store, f"{PREFIX}{name}/server.json", MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
-    return _decode(data, Server, f"blobark/{name}/server.json")
+    server = _decode(data, Server, f"blobark/{name}/server.json")
+    if server.name != name or not SERVER_NAME.fullmatch(name):
+        raise SnapshotError(f"blobark/{name}/server.json is not what its name says: it is damaged")
+    return server
 
 
 def claim_server(store: Store, server: Server) -> None:
@@ -89,13 +104,28 @@ def load(store: Store, server: str, number: int) -> Header:
 def find(store: Store, server: str, number: int) -> Header | None:
     """Return a snapshot's header, None when there is none of that number. Raises `SnapshotError` like `load`."""
     try:
-        data = store.read(_header_key(server, number))
+        data = _read(store, _header_key(server, number), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
     header = _decode(data, Header, f"snapshot {number} of {server}")
     if header.number != number or header.server != server:
         raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
+    _check_header(header)
     return header
+
+
+def _check_header(header: Header) -> None:
+    """Raise `SnapshotError` unless a header agrees with itself."""
+    totals, refs = header.totals, header.segments
+    counted = (sum(ref.entries for ref in refs), sum(ref.files for ref in refs), sum(ref.errors for ref in refs))
+    digests = {ref.digest for ref in refs}
+    if (
+        counted != (totals.entries, totals.files, totals.errors)
+        or len(digests) != len(refs)
+        or not all(_DIGEST.fullmatch(digest) for digest in digests)
+        or header.complete != (totals.errors == 0)
+    ):
+        raise SnapshotError(f"snapshot {header.number} of {header.server} contradicts itself: it is damaged")
 
 
 def latest(store: Store, server: str, known: int = 0) -> Header | None:
@@ -157,7 +187,7 @@ class Manifest:
         if stored is not None:
             return stored
         try:
-            return self._store.read(_segment_key(self._server, ref.digest))
+            return _read(self._store, _segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
         except BlobNotFound:
             message = f"segment {ref.digest} is missing from the store"
             raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
@@ -185,8 +215,9 @@ def _decode(data: bytes, kind: type[_Document], what: str) -> _Document:
         version = msgspec.json.decode(data, type=_Version)
         missing = sorted(set(version.requires) - FEATURES)
         if version.format > FORMAT or missing:
-            needs = f"format {version.format}" + (f" with {', '.join(missing)}" if missing else "")
+            features = display(", ".join(missing).encode(errors="surrogatepass"))
+            needs = f"format {version.format}" + (f" with {features}" if missing else "")
             raise SnapshotError(f"{what} needs a newer Blobark: it is of {needs}", "install the current version")
         return msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
-        raise SnapshotError(f"{what} is damaged ({error})", "restore an earlier one with --snapshot N") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise SnapshotError(f"{what} is damaged", "restore an earlier one with --snapshot N") from None

@@ -588,13 +588,13 @@ def test_content_cut_short_behind_its_back_is_sent_again(unpublished: Powerless)
 
 def test_of_two_saves_at_once_one_publishes(tmp_path: Path, source: Path) -> None:
     """One is held between its first blob and its snapshot, while the other runs."""
-    for number in range(300):
+    for number in range(600):
         write(source / "many" / str(number), f"{number}")
     one, other = (Workspace(tmp_path / name, source, server="web1") for name in ("one", "other"))
     other.store = one.store
     other.configure(store=str(one.store))
     one.backup()
-    for number in range(300):
+    for number in range(600):
         write(source / "many" / str(number), f"{number} again")
     keys = len(content_keys(one.store))
     one.run("index")
