@@ -99,7 +99,10 @@ class Catalog:
         path = state_dir / "catalog.sqlite"
         connection = None
         try:
-            connection = _connect(path, tries=1 if to_read else 2)
+            try:
+                connection = _connect(path, tries=1 if to_read else 2)
+            except OSError as error:
+                raise Fatal(f"the catalog {path} cannot be used ({error.strerror})") from None
             yield cls(connection)
         except sqlite3.Error as error:
             hint = "free some space, or delete it: it is rebuilt from the newest snapshot"

@@ -24,7 +24,7 @@ from blobark.config import Config, load
 from blobark.context import Context
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Interrupted
-from blobark.progress import Display
+from blobark.progress import Display, printable
 from blobark.rules import Rules
 from blobark.stores.retry import Retrying
 
@@ -126,7 +126,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
 
 def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:
     for line in str(error).splitlines():
-        print(f"blobark: {line}", file=sys.stderr)
+        print(f"blobark: {printable(line)}", file=sys.stderr)
     if options.json:
         document = {"command": options.command, "error": error.message, "hint": error.hint}
         print(json.dumps({**document, "exit_code": error.exit_code}))

@@ -200,11 +200,11 @@ def _header(context: Context, store: Store, server: str, number: int, known: int
 
 def _catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
     """Return the catalog if there is one that can be used: a restore needs none, it saves requests."""
-    if not (state_dir / "catalog.sqlite").exists():
-        return None
     try:
+        if not (state_dir / "catalog.sqlite").exists():
+            return None
         return stack.enter_context(Catalog.open(state_dir, to_read=True))
-    except BlobarkError:
+    except (BlobarkError, OSError):
         return None
 
 

@@ -220,7 +220,10 @@ def _put_large(store: Store, server: str, root_name: bytes, entry: Entry, descri
 
 def _check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
     """Raise `DifferentContent` unless the blob holds the entry's content: its own metadata say so, or its bytes."""
-    info = store.stat(key)
+    try:
+        info = store.stat(key)
+    except BlobNotFound:  # taken by blocks that another run has staged and not committed
+        raise DifferentContent(f"{key} is not free") from None
     if info.size_bytes == size_bytes:
         theirs = entry_of_blob(info.meta)
         if theirs is not None and theirs.digest:

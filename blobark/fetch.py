@@ -140,7 +140,10 @@ class Fetcher:
         """
         if entry.kind != "file":
             return self._is_right_special(path, entry, there)
-        descriptor = self._target.open_existing(path)
+        try:
+            descriptor = self._target.open_existing(path)
+        except TargetError:
+            return False  # it cannot be read, but it may be replaced
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode) or not _same_content(descriptor, entry):
                 return False
@@ -151,10 +154,8 @@ class Fetcher:
             if not self._dry_run:
                 self._target.set_metadata(descriptor, entry)
             return True
-        except SourceError:
-            return False
-        except OSError as error:
-            raise TargetError(f"its metadata cannot be set ({error.strerror})") from None
+        except (SourceError, OSError):
+            return False  # a new file in its place may fare better
         finally:
             os.close(descriptor)
 

@@ -10,9 +10,10 @@ import base64
 import re
 from collections.abc import Iterable, Iterator
 
-from blobark.errors import SnapshotError
+from blobark.errors import ConfigError, SnapshotError
 from blobark.guids import GUID_PATTERN
 from blobark.model import Entry, Header, display
+from blobark.stores.base import check_key
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MAX_SIZE = (1 << 63) - 1
@@ -128,10 +129,17 @@ def _fault_of_content(entry: Entry) -> str:
     for extent in entry.extents:
         if min(extent.stored_offset, extent.stored_length) < 0 or extent.stored_length != extent.plain_length:
             return "its extents cannot be"
-        if extent.stored_offset + extent.stored_length > _MAX_SIZE:
+        if extent.stored_offset + extent.stored_length > _MAX_SIZE or not _is_key(extent.blob):
             return "its extents cannot be"
     same = sum(extent.plain_length for extent in entry.extents) == entry.content_size
     return "" if same else "its extents are not as long as it is"
+
+
+def _is_key(key: str) -> bool:
+    try:
+        return check_key(key) == key
+    except ConfigError:
+        return False
 
 
 def _is_attribute(item: tuple[str, str]) -> bool:
@@ -140,4 +148,4 @@ def _is_attribute(item: tuple[str, str]) -> bool:
         base64.b64decode(value, validate=True)
     except ValueError:
         return False
-    return name != "" and "\0" not in name
+    return "\0" not in name

@@ -18,6 +18,11 @@ PLAIN_EVERY_S = 10.0
 BAR_HZ = 4
 
 
+def printable(text: str) -> str:
+    """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
+    return display(text.encode(errors="surrogateescape"))
+
+
 class Display:
     """The `Reporter` of a command line run; also the live counters that the metrics sample."""
 
@@ -77,10 +82,11 @@ class Display:
     def detail(self, text: str) -> None:
         """Show a line with -v."""
         if self.verbose:
-            self._line(text)
+            self._line(printable(text))
 
     def warn(self, text: str) -> None:
         """Show a line always: what was lost must not be quiet."""
+        text = printable(text)
         self.warnings.append(text)
         self._line(text)
 

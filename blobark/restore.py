@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from blobark import content, plan
 from blobark.context import Context
 from blobark.errors import TargetError
-from blobark.fetch import Fetcher, RestoreJob, saved_badly
+from blobark.fetch import Fetcher, RestoreJob, saved_badly, tag_of
 from blobark.manifest import checked, fault_of, places_of
 from blobark.model import Entry, Header, Outcome, Status, display
 from blobark.plan import Fate, Overwrite
@@ -80,7 +80,7 @@ class Restorer:
         if not self._dry_run:
             for ref in reversed(header.segments):
                 for entry in reversed(manifest.read(ref)) if ref.dirs else ():
-                    if entry.kind == "dir":
+                    if entry.kind == "dir" and not fault_of(entry):
                         self._finish_directory(_join(places[entry.root], entry.raw_path), entry)
 
     def mapped(self, jobs: Iterable[RestoreJob]) -> None:
@@ -114,6 +114,7 @@ class Restorer:
         fault = fault_of(entry)
         if fault:
             self._take(job, Outcome(0, entry, Status.FAILED, reason=f"its entry is damaged: {fault}"))
+            return False
         try:
             if not self._dry_run:
                 replace = self._overwrite != "never"
@@ -151,7 +152,7 @@ class Restorer:
             raise TargetError(reason)
         if fate is Fate.LEAVE:
             return Outcome(0, job.entry, Status.SKIPPED, reason=reason)
-        self._target.make_link(job.path, first, "link")
+        self._target.make_link(job.path, first, tag_of(job.path))
         return Outcome(0, job.entry, Status.DONE)
 
     def _finish_directory(self, path: bytes, entry: Entry) -> None:

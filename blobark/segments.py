@@ -1,8 +1,8 @@
 """Segments: the parts that a manifest is stored in.
 
 A manifest is the sorted stream of a tree's entries, one JSON object a line. It is cut after each entry whose path
-has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, and after 32,768 lines or 16 MiB at the latest. Where
-the cuts fall depends on nothing but the entries near them, so a small change makes a few new segments and leaves
+has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, after 32,768 lines or 16 MiB at the latest.
+Where the cuts fall depends on nothing but the entries near them, so a small change makes a few new segments and leaves
 the others as they are, byte for byte. A segment is named by the BLAKE3 digest
 of its plain lines and stored as one zstd frame.
 
@@ -139,6 +139,8 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
         plain = b""
     if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
         raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
+    if plain.count(b"\n") != ref.entries or ref.entries > MAX_ENTRIES:
+        raise SnapshotError(f"segment {shown} holds other entries than its header says")
     try:
         entries = _decoder.decode_lines(plain)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):

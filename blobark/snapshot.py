@@ -10,13 +10,14 @@ Of two writers who publish at once one is refused, so a number is never taken tw
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import msgspec
 
-from blobark.errors import BlobExists, BlobNotFound, Fatal, SnapshotError
+from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
 from blobark.segments import MAX_PLAIN_BYTES, read_segment
 from blobark.stores.base import Store
@@ -38,10 +39,13 @@ class _Version(msgspec.Struct):
 
 def _read(store: Store, key: str, limit_bytes: int) -> bytes:
     """Return a blob, unless it is longer than anything that was ever written there. Raises `SnapshotError`."""
-    size = store.stat(key).size_bytes
-    if size > limit_bytes:
-        raise SnapshotError(f"{key} has {size} bytes: it is damaged")
-    return store.read(key, 0, size)
+    try:
+        size = store.stat(key).size_bytes
+        if size > limit_bytes:
+            raise SnapshotError(f"{key} has {size} bytes: it is damaged")
+        return store.read(key, 0, size)
+    except ContentError as error:
+        raise SnapshotError(f"{key} is damaged ({error.message})") from None
 
 
 def servers(store: Store) -> Iterator[Server]:
@@ -117,13 +121,12 @@ def find(store: Store, server: str, number: int) -> Header | None:
 def _check_header(header: Header) -> None:
     """Raise `SnapshotError` unless a header agrees with itself."""
     totals, refs = header.totals, header.segments
-    counted = (sum(ref.entries for ref in refs), sum(ref.files for ref in refs), sum(ref.errors for ref in refs))
+    counted = (sum(ref.entries for ref in refs), sum(ref.files for ref in refs))
     digests = {ref.digest for ref in refs}
     if (
-        counted != (totals.entries, totals.files, totals.errors)
+        counted != (totals.entries, totals.files)
         or len(digests) != len(refs)
         or not all(_DIGEST.fullmatch(digest) for digest in digests)
-        or header.complete != (totals.errors == 0)
     ):
         raise SnapshotError(f"snapshot {header.number} of {header.server} contradicts itself: it is damaged")
 
@@ -182,10 +185,7 @@ class Manifest:
         self._cached = cached
 
     def stored(self, ref: SegmentRef) -> bytes:
-        """Return a segment's stored bytes. Raises `SnapshotError` when it is missing."""
-        stored = self._cached(ref.digest) if self._cached else None
-        if stored is not None:
-            return stored
+        """Return a segment's stored bytes from the store. Raises `SnapshotError` when it is missing."""
         try:
             return _read(self._store, _segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
         except BlobNotFound:
@@ -194,6 +194,10 @@ class Manifest:
 
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment."""
+        cached = self._cached(ref.digest) if self._cached else None
+        if cached is not None:
+            with contextlib.suppress(SnapshotError):  # a damaged cache costs a request
+                return read_segment(ref, cached)
         return read_segment(ref, self.stored(ref))
 
 

@@ -8,7 +8,6 @@ its content has been verified and its metadata set: it appears whole or not at a
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import errno
 import os
@@ -17,6 +16,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from blobark import metadata
 from blobark.errors import Fatal, TargetError, TargetFull
 from blobark.model import Entry
 
@@ -26,7 +26,6 @@ _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-_PRIVILEGED_XATTRS = ("security.", "trusted.")
 
 
 class Target:
@@ -94,7 +93,7 @@ class Target:
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
                 if not self.is_root and status.st_mode & 0o700 != 0o700:
-                    self._change_mode(parent, name, stat.S_IMODE(status.st_mode) | 0o700)
+                    metadata.change_mode(parent, name, stat.S_IMODE(status.st_mode) | 0o700)
                 return False
             if not replace:
                 raise TargetError("something that is not a directory is in its place")
@@ -135,7 +134,7 @@ class Target:
             except FileExistsError:  # left by a run that was killed
                 os.unlink(temporary, dir_fd=parent)
                 descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
-            new = NewFile(self, parent, descriptor, temporary, name)
+            new = NewFile(self.is_root, parent, descriptor, temporary, name)
             try:
                 yield new
             finally:
@@ -157,12 +156,18 @@ class Target:
                 types = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
                 device = os.makedev(*entry.rdev) if entry.rdev else 0
                 os.mknod(temporary, types[entry.kind] | 0o600, device, dir_fd=parent)
+            problem = None
             try:
-                self._set_unopened(parent, temporary, entry)
+                try:
+                    metadata.apply_unopened(parent, temporary, entry, as_root=self.is_root)
+                except TargetError as error:
+                    problem = error
                 os.rename(temporary.encode(), name, src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 os.unlink(temporary, dir_fd=parent)
                 raise
+            if problem is not None:
+                raise TargetError(f"restored, but {problem.message}")
 
     def make_link(self, path: bytes, first: bytes, tag: str) -> None:
         """Make `path` a further hard link of the file `first`, in place of what is there."""
@@ -187,86 +192,12 @@ class Target:
             self.set_metadata(self.directory(path), entry)
 
     def set_metadata(self, descriptor: int, entry: Entry) -> None:
-        """Set owner (as root), extended attributes, mode and times, in the order that keeps all of them.
-
-        Raises `TargetError` when the file system takes one of them not; `OSError` for anything else.
-        """
-        status = os.fstat(descriptor)
-        if self.is_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-            os.chown(descriptor, entry.uid, entry.gid)
-            status = os.fstat(descriptor)
-        self._set_xattrs(descriptor, entry)
-        if entry.xattrs or stat.S_IMODE(status.st_mode) != entry.mode:
-            os.chmod(descriptor, entry.mode)
-        if status.st_mtime_ns != entry.mtime_ns:
-            os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
-
-    def set_new_metadata(self, descriptor: int, entry: Entry) -> None:
-        """Set the metadata of a file that `new_file` has just made, in as few calls as it takes."""
-        if self.is_root:
-            os.chown(descriptor, entry.uid, entry.gid)
-        self._set_xattrs(descriptor, entry)
-        os.chmod(descriptor, entry.mode)
-        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+        """Set the metadata of an existing file. Raises `TargetError`, `OSError`."""
+        metadata.apply(descriptor, entry, as_root=self.is_root)
 
     def has_metadata(self, descriptor: int, entry: Entry) -> bool:
-        """Whether an existing file has the entry's mode, time, owner (as root) and extended attributes."""
-        status = os.fstat(descriptor)
-        return (
-            stat.S_IMODE(status.st_mode) == entry.mode
-            and status.st_mtime_ns == entry.mtime_ns
-            and (not self.is_root or (status.st_uid, status.st_gid) == (entry.uid, entry.gid))
-            and self._xattrs_of(descriptor) == self._wanted_xattrs(entry)
-        )
-
-    def _set_unopened(self, parent: int, name: str, entry: Entry) -> None:
-        """Set metadata of what cannot be opened: a symlink, a FIFO, a socket, a device."""
-        if self.is_root:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-        for key, value in self._wanted_xattrs(entry).items():
-            os.setxattr(f"/proc/self/fd/{parent}/{name}", key, value, follow_symlinks=False)
-        if entry.kind != "symlink":
-            self._change_mode(parent, name, entry.mode)
-        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
-
-    def _change_mode(self, parent: int, name: str | bytes, mode: int) -> None:
-        os.chmod(name, mode, dir_fd=parent)
-
-    def _set_xattrs(self, descriptor: int, entry: Entry) -> None:
-        wanted = self._wanted_xattrs(entry)
-        if not hasattr(os, "setxattr"):
-            return
-        have = self._xattrs_of(descriptor)  # a new file may have inherited an ACL
-        for name in have.keys() - wanted.keys():
-            if name.startswith(("user.", "system.posix_acl")):
-                os.removexattr(descriptor, name)
-        for name, value in wanted.items():
-            if have.get(name) != value:
-                try:
-                    os.setxattr(descriptor, name, value)
-                except OSError as error:
-                    raise TargetError(f"its attribute {name} cannot be set ({error.strerror})") from None
-
-    def _wanted_xattrs(self, entry: Entry) -> dict[str, bytes]:
-        wanted = entry.xattrs or {}
-        return {
-            name: base64.b64decode(value)
-            for name, value in wanted.items()
-            if self.is_root or not name.startswith(_PRIVILEGED_XATTRS)
-        }
-
-    def _xattrs_of(self, descriptor: int) -> dict[str, bytes]:
-        if not hasattr(os, "listxattr"):
-            return {}
-        try:
-            names = os.listxattr(descriptor)
-            return {
-                name: os.getxattr(descriptor, name)
-                for name in names
-                if self.is_root or not name.startswith(_PRIVILEGED_XATTRS)
-            }
-        except OSError:
-            return {}
+        """Whether an existing file has the entry's metadata, as far as this user could restore them."""
+        return metadata.is_applied(descriptor, entry, as_root=self.is_root)
 
     def _split(self, path: bytes) -> tuple[int, bytes]:
         parent, _, name = path.rpartition(b"/")
@@ -276,8 +207,8 @@ class Target:
 class NewFile:
     """A file in the making."""
 
-    def __init__(self, target: Target, parent: int, descriptor: int, temporary: str, name: bytes) -> None:
-        self._target = target
+    def __init__(self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes) -> None:
+        self._as_root = as_root
         self._parent = parent
         self._temporary = temporary
         self._name = name
@@ -295,7 +226,7 @@ class NewFile:
         """Set the metadata and give the file its name, in place of what has it. The content has been verified."""
         problem = None
         try:
-            self._target.set_new_metadata(self.descriptor, entry)
+            metadata.apply_new(self.descriptor, entry, as_root=self._as_root)
         except TargetError as error:
             problem = error
         os.rename(self._temporary.encode(), self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Iterator
 
 import pytest
+from azure.core.exceptions import ResourceExistsError
 from azure.storage.blob import BlobServiceClient
 from hypothesis import settings
 
@@ -28,5 +30,8 @@ def azure_container(azurite: AzuriteServer) -> tuple[str, str]:
     """A connection string, and the name of a new, empty container."""
     name = f"test-{uuid.uuid4().hex}"
     with BlobServiceClient.from_connection_string(azurite.connection_string) as service:
-        service.create_container(name)
+        with contextlib.suppress(
+            ResourceExistsError
+        ):  # the SDK repeats a request whose answer was lost; the name is new
+            service.create_container(name)
     return azurite.connection_string, name

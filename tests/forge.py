@@ -109,6 +109,10 @@ class Forge:
 
     def snapshot(self, *entries: Fields, number: int = 1, **changes: Any) -> Path:
         """Publish these entries, in the order given and below the root's own, as one segment."""
+        targets = {entry.get("hardlink_to") for entry in entries}
+        for entry in entries:
+            if entry.get("path") in targets:
+                entry.setdefault("links", 2)
         return self.publish(self.header([self.segment([item("", "dir"), *entries])], number, **changes), number)
 
     def _owner(self) -> Fields:

@@ -164,7 +164,7 @@ def test_an_index_that_is_killed_while_it_writes_the_map(prepared: Prepared, vic
 
 def test_half_a_map_does_not_stay(victim: Workspace) -> None:
     killed_when(victim, "index", lambda: any(victim.folder.glob(".map.json*")), 0.0)
-    (victim.source / "zz-large").touch()  # another map to write
+    victim.map.unlink()
     victim.run("index")
     assert list(victim.folder.glob(".map.json*")) == []
 

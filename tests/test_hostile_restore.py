@@ -199,7 +199,7 @@ def test_a_file_that_is_called_like_a_link_in_the_making_stays(scene: Scene) -> 
     forge.contents["second"] = forge.contents["file"]
     run = judged(scene.run(), (0, 3))
     scene.check_content()
-    missing = {name for name in names if not (scene.restored / name).exists()}
+    missing = {name for name in [*names, "second"] if not (scene.restored / name).exists()}
     assert missing == {path for path, _ in run.result["failed"]}
 
 

@@ -571,18 +571,12 @@ def test_what_was_stored_before_a_failure_is_not_sent_again(unpublished: Powerle
     assert missing_content(unpublished.store) == []
 
 
-def test_content_deleted_behind_its_back_is_sent_again(unpublished: Powerless) -> None:
-    key = unpublished.guids()["new"]
-    (unpublished.store / key[-2:] / key).unlink()
-    assert unpublished.run("save").result["sent"] == 1
-    assert missing_content(unpublished.store) == []
-
-
-def test_content_cut_short_behind_its_back_is_sent_again(unpublished: Powerless) -> None:
-    key = unpublished.guids()["new"]
-    (unpublished.store / key[-2:] / key).write_bytes(b"new")
-    assert unpublished.run("save").result["sent"] == 1
-    assert unpublished.guids()["new"] != key
+def test_content_harmed_behind_its_back_is_sent_again(unpublished: Powerless) -> None:
+    deleted, cut = (unpublished.guids()[name] for name in ("new", "new-too"))
+    (unpublished.store / deleted[-2:] / deleted).unlink()
+    (unpublished.store / cut[-2:] / cut).write_bytes(b"new")
+    assert unpublished.run("save").result["sent"] == 2
+    assert unpublished.guids()["new-too"] != cut
     assert missing_content(unpublished.store) == []
 
 
@@ -699,7 +693,7 @@ def test_a_header_that_cannot_be_used_stops_everything_that_needs_it(
     file = header_file(two, 2)
     file.write_bytes(bad(file.read_bytes()))
     before = contents(two.store)
-    for command in ("save", "restore"):
+    for command in ("save", "restore") if bad in (newer, demanding) else ("restore",):
         run = two.run(command, expect=4)
         assert words in run.stderr
         assert run.stderr.count("\n") == 1

@@ -1,0 +1,140 @@
+"""Metadata of what is restored: owner, extended attributes, mode, times; for `target`, and for nobody else.
+
+Always in this order, in which each keeps the ones before: a change of owner takes away set-user-id bits, an ACL is
+part of the mode, and everything but the times changes none of them. One attribute that the file system does not take
+costs nothing else: the rest is set, then it is named.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+
+from blobark.errors import TargetError
+from blobark.model import Entry
+
+_PRIVILEGED = ("security.", "trusted.")
+_INHERITED = ("user.", "system.posix_acl")
+_PATH = getattr(os, "O_PATH", 0)
+_HAS_XATTRS = hasattr(os, "setxattr")
+
+
+def apply(descriptor: int, entry: Entry, *, as_root: bool) -> None:
+    """Make an open file or directory what the entry says, touching only what differs.
+
+    Raises:
+        TargetError: an attribute cannot be set; all else has been.
+        OSError: something else cannot.
+    """
+    status = os.fstat(descriptor)
+    if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        os.chown(descriptor, entry.uid, entry.gid)
+        status = os.fstat(descriptor)
+    problem = _apply_xattrs(descriptor, entry, as_root)
+    mode = mode_of(entry, as_root)
+    if entry.xattrs or stat.S_IMODE(status.st_mode) != mode:
+        os.chmod(descriptor, mode)
+    if status.st_mtime_ns != entry.mtime_ns:
+        os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    if problem:
+        raise TargetError(problem)
+
+
+def apply_new(descriptor: int, entry: Entry, *, as_root: bool) -> None:
+    """As `apply`, for a file that has just been made: all differs, so nothing is looked up first."""
+    if as_root:
+        os.chown(descriptor, entry.uid, entry.gid)
+    problem = _apply_xattrs(descriptor, entry, as_root)
+    os.chmod(descriptor, mode_of(entry, as_root))
+    os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
+    if problem:
+        raise TargetError(problem)
+
+
+def apply_unopened(parent: int, name: str, entry: Entry, *, as_root: bool) -> None:
+    """As `apply`, for what cannot be opened: a symlink, a FIFO, a socket, a device."""
+    if as_root:
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+    problem = ""
+    for key, value in _wanted(entry, as_root).items():
+        try:
+            os.setxattr(f"/proc/self/fd/{parent}/{name}", key, value, follow_symlinks=False)
+        except OSError as error:
+            problem = _unset(key, error)
+    if entry.kind != "symlink":
+        change_mode(parent, name, mode_of(entry, as_root))
+    os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+    if problem:
+        raise TargetError(problem)
+
+
+def is_applied(descriptor: int, entry: Entry, *, as_root: bool) -> bool:
+    """Whether an open file has the entry's mode, time, owner (as root) and extended attributes."""
+    status = os.fstat(descriptor)
+    return (
+        stat.S_IMODE(status.st_mode) == mode_of(entry, as_root)
+        and status.st_mtime_ns == entry.mtime_ns
+        and (not as_root or (status.st_uid, status.st_gid) == (entry.uid, entry.gid))
+        and _xattrs(descriptor, as_root) == _wanted(entry, as_root)
+    )
+
+
+def mode_of(entry: Entry, as_root: bool) -> int:
+    """Return the mode to restore: without the set-id bits where the owner is not the one they were meant for."""
+    if as_root or (entry.uid, entry.gid) == (os.geteuid(), os.getegid()):
+        return entry.mode
+    return entry.mode & ~(stat.S_ISUID | stat.S_ISGID)
+
+
+def change_mode(parent: int, name: str | bytes, mode: int) -> None:
+    """Set the mode of something that need not be readable, and never that of what a symlink points to."""
+    if not _PATH:
+        os.chmod(name, mode, dir_fd=parent, follow_symlinks=False)
+        return
+    descriptor = os.open(name, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        if stat.S_ISLNK(os.fstat(descriptor).st_mode):
+            raise TargetError("a symlink has taken its place")
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)
+    finally:
+        os.close(descriptor)
+
+
+def _apply_xattrs(descriptor: int, entry: Entry, as_root: bool) -> str:
+    """Set the attributes; return what could not be set, "" when all could. A new file may have inherited an ACL."""
+    if not _HAS_XATTRS:
+        return ""
+    problem = ""
+    wanted, have = _wanted(entry, as_root), _xattrs(descriptor, as_root)
+    for name in have.keys() - wanted.keys():
+        if name.startswith(_INHERITED):
+            os.removexattr(descriptor, name)
+    for name, value in wanted.items():
+        if have.get(name) != value:
+            try:
+                os.setxattr(descriptor, name, value)
+            except OSError as error:
+                problem = _unset(name, error)
+    return problem
+
+
+def _unset(name: str, error: OSError) -> str:
+    return f"its attribute {name} cannot be set ({error.strerror})"
+
+
+def _wanted(entry: Entry, as_root: bool) -> dict[str, bytes]:
+    if not entry.xattrs:
+        return {}
+    xattrs = entry.xattrs.items()
+    return {name: base64.b64decode(value) for name, value in xattrs if as_root or not name.startswith(_PRIVILEGED)}
+
+
+def _xattrs(descriptor: int, as_root: bool) -> dict[str, bytes]:
+    if not _HAS_XATTRS:
+        return {}
+    try:
+        names = [name for name in os.listxattr(descriptor) if as_root or not name.startswith(_PRIVILEGED)]
+        return {name: os.getxattr(descriptor, name) for name in names}
+    except OSError:
+        return {}
