@@ -24,7 +24,8 @@ from blobark.config import Config, load
 from blobark.context import Context
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Interrupted
-from blobark.progress import Display, printable
+from blobark.model import printable
+from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.retry import Retrying
 

@@ -13,6 +13,10 @@ import secrets
 GUID_PATTERN = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TAG_LENGTH = 8
 
+TEMPORARY_PREFIX = ".blobark-"
+TEMPORARY_NAME = re.compile(rb"\.blobark-[0-9a-f]{16}\.part")
+"""The name of a file that a restore has not finished: no backup takes it, no restore takes it for another's."""
+
 
 class GuidSource:
     """Gives out the GUIDs of one run; not shared between threads."""

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import ConfigError, SnapshotError
-from blobark.guids import GUID_PATTERN
+from blobark.guids import GUID_PATTERN, TEMPORARY_NAME, TEMPORARY_PREFIX
 from blobark.model import Entry, Header, display
 from blobark.stores.base import check_key
 
@@ -89,6 +89,8 @@ def check_path(path: bytes) -> None:
 
 def fault_of(entry: Entry) -> str:
     """Return which value of an entry cannot be, "" when all can."""
+    if _is_temporary(entry):
+        return "its name is one that an unfinished restore gives"
     if entry.guid and not GUID_PATTERN.fullmatch(entry.guid):
         return "its GUID is none"
     if not (0 <= entry.mode <= _MAX_MODE and 0 <= entry.uid <= _MAX_OWNER and 0 <= entry.gid <= _MAX_OWNER):

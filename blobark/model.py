@@ -244,3 +244,8 @@ def display(raw: bytes) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def printable(text: str) -> str:
+    """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
+    return display(text.encode(errors="surrogateescape"))

@@ -9,18 +9,13 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from blobark.model import Outcome, Status, display
+from blobark.model import Outcome, Status, display, printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_EVERY_S = 10.0
 BAR_HZ = 4
-
-
-def printable(text: str) -> str:
-    """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
-    return display(text.encode(errors="surrogateescape"))
 
 
 class Display:

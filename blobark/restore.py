@@ -19,7 +19,7 @@ from blobark.context import Context
 from blobark.errors import TargetError
 from blobark.fetch import Fetcher, RestoreJob, saved_badly, tag_of
 from blobark.manifest import checked, fault_of, places_of
-from blobark.model import Entry, Header, Outcome, Status, display
+from blobark.model import Entry, Header, Outcome, Status, display, printable
 from blobark.plan import Fate, Overwrite
 from blobark.snapshot import Manifest
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
@@ -168,7 +168,7 @@ class Restorer:
         self._context.reporter.outcome(outcome, job.path)
         if status is Status.FAILED:
             self._failed_paths.add(job.path)
-            result.failed.append((display(job.path), outcome.reason))
+            result.failed.append((display(job.path), printable(outcome.reason)))
             return
         if status is Status.SKIPPED:
             result.left += 1

@@ -24,7 +24,7 @@ from blobark.context import Context, full_path
 from blobark.engine import Turn
 from blobark.errors import ItemError, SourceError
 from blobark.guids import TAG_LENGTH, GuidSource, blob_name
-from blobark.model import Entry, Header, Outcome, Root, Status, display
+from blobark.model import Entry, Header, Outcome, Root, Status, display, printable
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
 COMMIT_NS = 1_000_000_000
@@ -186,7 +186,7 @@ class Saver:
         path = self.path_of(entry)
         self._context.reporter.outcome(outcome, path)
         if outcome.status is Status.FAILED:
-            result.failed.append((display(path), outcome.reason))
+            result.failed.append((display(path), printable(outcome.reason)))
         elif outcome.status is Status.DONE:
             result.sent += 1
             result.sent_bytes += outcome.bytes

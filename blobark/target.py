@@ -18,9 +18,9 @@ from pathlib import Path
 
 from blobark import metadata
 from blobark.errors import Fatal, TargetError, TargetFull
+from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry
 
-TEMPORARY_PREFIX = ".blobark-"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

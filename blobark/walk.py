@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blobark.errors import RootRefused
+from blobark.guids import TEMPORARY_NAME, TEMPORARY_PREFIX
 from blobark.rules import Rules
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -107,7 +108,7 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
 def _look(root: WalkRoot, rules: Rules, level: _Level, name: str) -> Found | None:
     """Return the item `name` of a directory, None when it is excluded, Blobark's own, or gone since."""
     path = level.prefix + os.fsencode(name)
-    if path in root.own_paths:
+    if path in root.own_paths or (name.startswith(TEMPORARY_PREFIX) and TEMPORARY_NAME.fullmatch(os.fsencode(name))):
         return None
     key = path.replace(b"/", b"\0")
     try:

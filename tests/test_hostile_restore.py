@@ -51,7 +51,7 @@ def b64(raw: bytes) -> str:
 
 def test_a_forged_snapshot_that_is_right_is_restored(scene: Scene) -> None:
     forge = scene.forge
-    first = [item("", "dir"), forge.file("a", later={"x": [1]}), item("d", "dir", mode=0o750), forge.file("d/e")]
+    first = [item("", "dir"), forge.file("a", links=2, later={"x": [1]}), item("d", "dir", mode=0o750), forge.file("d/e")]
     second = [
         item("d/link", "symlink", link="../../outside/file"),
         item("fifo", "fifo"),

@@ -571,6 +571,34 @@ def test_a_folder_that_was_never_readable_is_named(tmp_path: Path, source: Path)
     assert "stale" not in entry
 
 
+def test_a_folder_that_can_be_listed_and_not_entered(tmp_path: Path, source: Path) -> None:
+    workspace = Powerless(tmp_path / "work", source)
+    workspace.backup()
+    before = workspace.guids()
+    (source / "sub").chmod(0o400)
+    index = workspace.run("index", expect=3)
+    workspace.run("save", expect=3)
+    (source / "sub").chmod(0o755)
+    assert {path for path, _ in index.result["errors"]} == {f"{source}/sub/{name}" for name in ("c", "d", "deep")}
+    entries = items(workspace.store)
+    assert {path for path, entry in entries.items() if entry.get("stale")} == {
+        "sub/c",
+        "sub/d",
+        "sub/deep",
+        "sub/deep/e",
+    }
+    assert workspace.guids() == before
+    assert workspace.backup().result["sent"] == 0
+
+
+def test_an_unreadable_root_stops_the_run(tmp_path: Path, source: Path) -> None:
+    workspace = Powerless(tmp_path / "work", source)
+    source.chmod(0)
+    run = workspace.run("index", expect=4)
+    source.chmod(0o755)
+    assert "ermission" in run.result["error"]
+
+
 def test_a_stale_hard_link_keeps_its_content(tmp_path: Path, source: Path) -> None:
     """Its group's first path, outside the unreadable folder, is gone."""
     os.link(source / "a", source / "sub" / "link")

@@ -218,6 +218,43 @@ def test_a_root_that_is_gone_stops_the_save(workspace: Workspace, source: Path) 
     assert str(source) in run.result["error"]
 
 
+def two_roots(tmp_path: Path) -> tuple[Workspace, list[str]]:
+    """A workspace whose two roots, both indexed, have a file of the same name and size."""
+    roots = [str(write(tmp_path / name / "file", f"in {name}").parent) for name in ("one", "two")]
+    return Workspace(tmp_path / "work", tmp_path / "one", source_path=roots), roots
+
+
+def test_roots_in_another_order_after_the_index_are_not_mixed_up(tmp_path: Path) -> None:
+    workspace, roots = two_roots(tmp_path)
+    workspace.run("index")
+    workspace.configure(source_path=roots[::-1])
+    if workspace.run("save", expect=None).code:
+        workspace.backup()
+    paths = json.loads(workspace.map.read_bytes())
+    for key, path in paths.items():
+        assert content_of(workspace.store, key) == Path(path).read_bytes()
+
+
+def test_a_root_that_left_the_configuration_after_the_index(tmp_path: Path) -> None:
+    workspace, roots = two_roots(tmp_path)
+    workspace.run("index")
+    workspace.configure(source_path=roots[1:])
+    run = workspace.run("save", expect=None)
+    assert run.code in (0, 2, 4)
+    workspace.backup()
+    assert list(json.loads(workspace.map.read_bytes()).values()) == [f"{roots[1]}/file"]
+    assert missing_content(workspace.store) == []
+
+
+def test_another_name_for_the_server(workspace: Workspace) -> None:
+    workspace.backup()
+    workspace.configure(server="web2")
+    saved = workspace.backup().result
+    assert (saved["server"], saved["snapshot"], saved["sent"]) == ("web2", 1, 3)
+    workspace.run("restore")
+    assert restored_files(workspace).keys() == {"a", "b", "sub/c"}
+
+
 # Files that change while they are read
 
 WRITER = """
@@ -502,6 +539,23 @@ def test_its_own_map_in_another_layout_is_a_job_like_any_other(workspace: Worksp
     assert set(workspace.guids().values()) == set(pairs) == content_keys(workspace.store)
     workspace.run("restore")
     assert set(restored_files(workspace)) == {"a", "b", "sub/c"}
+
+
+def test_a_foreign_map_after_a_failed_save_is_still_foreign(tmp_path: Path, source: Path) -> None:
+    workspace = Powerless(tmp_path / "work", source, server="web1")
+    workspace.backup()
+    write(source / "a", "changed")
+    workspace.run("index")
+    write(source / "a", "changed again")  # so the save needs another map
+    segments = workspace.store / "blobark" / "web1" / "segments"
+    segments.chmod(0o500)
+    workspace.run("save", expect=4)
+    segments.chmod(0o700)
+    key = guid()
+    write_map(workspace, {key: source / "b"})
+    run = workspace.run("save")
+    assert "made elsewhere" in run.stderr
+    assert workspace.guids() == {"b": key}
 
 
 def test_a_dry_save_of_a_foreign_map_changes_nothing(workspace: Workspace, source: Path) -> None:
