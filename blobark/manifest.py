@@ -97,15 +97,24 @@ def fault_of(entry: Entry) -> str:
         return "its mode or owner cannot be"
     if not (0 <= entry.size <= _MAX_SIZE and -_MAX_MTIME_NS <= entry.mtime_ns <= _MAX_MTIME_NS):
         return "its size or time cannot be"
-    if entry.rdev is not None and not all(0 <= number <= _MAX_DEVICE for number in entry.rdev):
-        return "its device number cannot be"
     if entry.xattrs is not None and not all(map(_is_attribute, entry.xattrs.items())):
         return "its extended attributes cannot be"
+    return _fault_of_kind(entry)
+
+
+def _fault_of_kind(entry: Entry) -> str:
+    """As `fault_of`, for what only some kinds of items have."""
+    if entry.rdev is not None and not all(0 <= number <= _MAX_DEVICE for number in entry.rdev):
+        return "its device number cannot be"
     if entry.kind == "symlink":
         return _fault_of_link(entry)
     if entry.kind == "file" and not entry.hardlink_to_any and not (entry.error and not entry.digest):
         return _fault_of_content(entry)
     return ""
+
+
+def _is_temporary(entry: Entry) -> bool:
+    return TEMPORARY_PREFIX in entry.path and bool(TEMPORARY_NAME.fullmatch(entry.raw_path.rpartition(b"/")[2]))
 
 
 def _fault_of_link(entry: Entry) -> str:

@@ -371,7 +371,7 @@ def test_paths_of_the_configuration_reach_no_terminal_raw(tmp_path: Path, worksp
 def test_a_log_gets_a_line_now_and_then(many: Workspace, tmp_path: Path) -> None:
     place = tmp_path / "restored"
     with subprocess.Popen(many.command("restore", "--to", str(place)), stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not place.exists():
+        while process.poll() is None and not (place.exists() and any(place.iterdir())):
             pass
         process.send_signal(signal.SIGSTOP)
         time.sleep(10.5)  # the time after which a line is due
