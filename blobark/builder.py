@@ -21,6 +21,7 @@ from blobark.errors import SourceError
 from blobark.guids import GuidSource
 from blobark.model import Entry, Root, display, text_or_b64
 from blobark.plan import Change
+from blobark.source import SourceTree
 from blobark.stores.base import BLOCK_SIZE_BYTES
 from blobark.walk import Found, WalkRoot, walk
 
@@ -107,7 +108,7 @@ class DraftBuilder:
     def run(self) -> None:
         """Walk every root into the draft, then settle what only the whole walk could tell."""
         config = self._context.config
-        for number, configured in enumerate(config.source_path):
+        for number, configured in enumerate(self._context.sources()):
             self._root, self._root_name = number, configured.name
             self._groups.clear()
             self._stale_below = b""
@@ -211,10 +212,12 @@ class DraftBuilder:
                 self._count("unchanged" if same else "new" if previous is None else "changed", entry)
                 self._add(replace(entry, hardlink_to=text, hardlink_to_b64=b64), found.path)
                 self._result.unmapped += 1
+                if previous is not None and previous.has_content:
+                    self._draft.gone(previous)  # its content is its group's, which has another first path now
                 return
         if source.may_be_sparse(status):
             entry = _with_ranges(entry, found)
-        if previous is None or previous.rule:
+        if previous is None or previous.rule or previous.hardlink_to_any:
             self._count("new", entry)
             entry = replace(entry, guid=self._guids.next())
             sequence = self._add(entry, found.path)
@@ -305,31 +308,35 @@ class DraftBuilder:
 
     def _settle_doubts(self) -> None:
         """Read the doubtful files; where the digest is the same, so is the GUID."""
-        tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in self._context.config.source_path]
+        trees = [SourceTree(source.path) for source in self._context.sources()]
         try:
-            work = _Reader(tops)
+            work = _Reader(trees)
             for reading in self._context.engine.run(self._draft.doubts(), work, cost=_doubt_cost):
                 entry, previous = reading.entry, reading.previous
                 self._context.reporter.advance(0, entry.size)
                 if reading.error:
-                    path = full_path(self._context.config.source_path[entry.root].name, entry.raw_path)
+                    path = full_path(self._context.sources()[entry.root].name, entry.raw_path)
                     self._result.errors.append((display(path), reading.error))
                     self._context.reporter.warn(f"{display(path)}: {reading.error}")
+                    self._tallies["changed"].add(entry.size, -1)
+                    self._tallies["unreadable"].add(entry.size)
+                    if entry.raw_path == previous.raw_path:
+                        self._draft.overlay(reading.sequence, replace(previous, stale=True, error=reading.error))
                 if reading.same:
                     moved = entry.raw_path != previous.raw_path
                     self._tallies["changed"].add(entry.size, -1)
                     self._tallies["renamed" if moved else "unchanged"].add(entry.size)
                     self._draft.overlay(reading.sequence, carry(entry, previous))
         finally:
-            for top in tops:
-                os.close(top)
+            for tree in trees:
+                tree.close()
 
 
 class _Reader:
     """Reads doubtful files and compares their digests; runs on the engine's threads."""
 
-    def __init__(self, tops: list[int]) -> None:
-        self._tops = tops
+    def __init__(self, trees: list[SourceTree]) -> None:
+        self._trees = trees
 
     def __call__(self, batch: list[tuple[int, Entry, Entry]]) -> list[Reading]:
         return [self._read(job) for job in batch]
@@ -337,7 +344,7 @@ class _Reader:
     def _read(self, job: tuple[int, Entry, Entry]) -> Reading:
         sequence, entry, previous = job
         try:
-            descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+            descriptor = self._trees[entry.root].open(entry.raw_path)
         except SourceError as error:
             return Reading(sequence, entry, previous, same=False, error=error.message)
         try:

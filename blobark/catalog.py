@@ -85,16 +85,18 @@ def state_lock(state_dir: Path) -> Iterator[None]:
 class Catalog:
     """The catalog of one state folder. For one thread; every method may raise `Fatal` when the disk fails."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, *, keep: bool) -> None:
         self._db = connection
+        self._keep = keep
         self._overlay_rows: list[tuple[int, bytes]] = []
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, state_dir: Path, *, to_read: bool = False) -> Iterator[Catalog]:
+    def open(cls, state_dir: Path, *, to_read: bool = False, keep: bool = True) -> Iterator[Catalog]:
         """Open the catalog, making it when it is missing and starting afresh when it is damaged or of another version.
 
         The caller holds `state_lock`, unless it means only `to_read`: then a catalog that cannot be used is `Fatal`.
+        Without `keep` (a dry run) everything works as always, and nothing of it lasts.
         """
         path = state_dir / "catalog.sqlite"
         connection = None
@@ -103,7 +105,7 @@ class Catalog:
                 connection = _connect(path, tries=1 if to_read else 2)
             except OSError as error:
                 raise Fatal(f"the catalog {path} cannot be used ({error.strerror})") from None
-            yield cls(connection)
+            yield cls(connection, keep=keep)
         except sqlite3.Error as error:
             hint = "free some space, or delete it: it is rebuilt from the newest snapshot"
             raise Fatal(f"the catalog {path} cannot be used ({error})", hint) from None
@@ -125,7 +127,8 @@ class Catalog:
     def commit(self) -> None:
         """Make everything written so far durable."""
         self._flush()
-        self._db.commit()
+        if self._keep:
+            self._db.commit()
 
     # Segments
 
@@ -251,6 +254,8 @@ class DraftWriter:
         self._writer = SegmentWriter(self._keep)
         self._pending = 0
         self._pending_bytes = 0
+        self.entries = 0
+        """How many entries have been added."""
         self._position = 0
         self._rows: dict[str, list[tuple[object, ...]]] = {"doubt": [], "fresh": [], "gone": [], "next_overlay": []}
 
@@ -260,6 +265,7 @@ class DraftWriter:
         if entry.is_pending:
             self._pending += 1
             self._pending_bytes += entry.content_size
+        self.entries += 1
         self._writer.add(entry, raw_path)
         return sequence
 

@@ -16,7 +16,7 @@ from blobark import __version__, identity, index, mapfile, mapjobs, snapshot
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog, state_lock
 from blobark.context import Context
-from blobark.errors import BlobarkError, ConfigError, SnapshotError
+from blobark.errors import BlobarkError, ConfigError, SnapshotError, StoreMissing
 from blobark.model import Header, Root, display
 from blobark.plan import Overwrite
 from blobark.publish import publish
@@ -62,7 +62,7 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
     """Index the source tree: the catalog's draft, and the map."""
     raise_descriptor_limit()
     state_dir = context.config.state_dir
-    with state_lock(state_dir), Catalog.open(state_dir) as catalog:
+    with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
         return index.build(
             context,
             catalog,
@@ -80,15 +80,15 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     if not map_path.exists():
         raise ConfigError(f"there is no map {map_path}", "run build_index.py first")
     state_dir = context.config.state_dir
-    with state_lock(state_dir), Catalog.open(state_dir) as catalog:
+    with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
         failed = _make_draft_current(context, catalog)
-        azure = context.config.store == "azure"
-        store = context.open_store(options.create_container if azure else not options.dry_run)
         roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
-        saver = Saver(context, catalog, store, catalog.get("server"), roots)
         if options.dry_run:
+            saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
             saver.estimate()
             return saver.result
+        store = context.open_store(options.create_container if context.config.store == "azure" else True)
+        saver = Saver(context, catalog, store, catalog.get("server"), roots)
         saver.store()
         header = publish(context, catalog, store, saver)
         saver.result.failed.extend(failed)
@@ -98,6 +98,14 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
             catalog.set(map_outdated="")
             catalog.commit()
         return saver.result
+
+
+def _store_to_look_at(context: Context) -> Store | None:
+    """Open the store for a dry run; None when it is not there yet, and so is empty."""
+    try:
+        return context.open_store(False)
+    except StoreMissing:
+        return None
 
 
 def _make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, str]]:
@@ -119,7 +127,7 @@ def _is_own_map(context: Context, catalog: Catalog) -> bool:
     """Whether the map is the draft's: the catalog wrote it, or would write the same."""
     if not catalog.has_draft():
         return False
-    if index.owns_map(context, catalog) or catalog.get("map_outdated"):
+    if index.owns_map(context, catalog):
         return True
     path = context.config.guid_mapping_file
     derived = path.with_name(path.name + ".derived")

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from blobark.config import Config
+from blobark.config import Config, SourceRoot
 from blobark.engine import Engine
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
+from blobark.source import SourceTree
 from blobark.stores.base import Store
 
 
@@ -48,9 +49,18 @@ class Context:
     counters: Callable[[], dict[str, float]]
     """The run's own numbers of this moment, for the metrics."""
 
+    def sources(self) -> list[SourceRoot]:
+        """Return the configured roots in the order of a manifest: by their real names."""
+        return sorted(self.config.source_path, key=lambda source: source.name)
+
     def roots(self) -> list[Root]:
-        """Return the configured roots under their real names, in the order of a manifest."""
-        return [Root(*text_or_b64(source.name)) for source in self.config.source_path]
+        """Return the names of the configured roots, in the order of a manifest."""
+        return [Root(*text_or_b64(source.name)) for source in self.sources()]
+
+    def tree(self, root_name: bytes) -> SourceTree | None:
+        """Open the configured root of that name; None when there is none. Raises `RootRefused`."""
+        found = next((source for source in self.config.source_path if source.name == root_name), None)
+        return SourceTree(found.path) if found else None
 
 
 def full_path(root_name: bytes, path: bytes) -> bytes:

@@ -23,7 +23,7 @@ from blobark.builder import FRESH_NS, DraftBuilder, IndexResult, renumbered
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
-from blobark.errors import RootRefused, StoreMissing
+from blobark.errors import RootRefused, SnapshotError, StoreMissing
 from blobark.guids import blob_name
 from blobark.model import Header, Root, display
 
@@ -57,9 +57,13 @@ def build(
     if dry_run:
         return result
     roots = msgspec.json.encode(result.roots).decode()
-    draft.commit(server=result.server, roots=roots, rules=context.rules.digest(), walk_started_ns=str(started_ns))
-    if before != _refs(catalog) or not owns_map(context, catalog):
+    is_outdated = catalog.get("map_outdated") != ""
+    rules = context.rules.digest()
+    draft.commit(server=result.server, roots=roots, rules=rules, walk_started_ns=str(started_ns), map_outdated="1")
+    if is_outdated or before != _refs(catalog) or not owns_map(context, catalog):
         write_map(context, catalog)
+    catalog.set(map_outdated="")
+    catalog.commit()
     result.mapped = int(catalog.get("mapped"))
     return result
 
@@ -136,9 +140,13 @@ def _adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
         return
     context.reporter.warn(f"no local state: rebuilding it from snapshot {header.number} of {server}")
     manifest = snapshot.Manifest(store, server)
-    for ref in header.segments:
-        catalog.put_segment(ref.digest, manifest.stored(ref))
-        catalog.read(ref)
+    try:
+        for ref in header.segments:
+            catalog.put_segment(ref.digest, manifest.stored(ref))
+            catalog.read(ref)
+    except SnapshotError as error:
+        context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
+        return
     remember_snapshot(catalog, header)
     catalog.set(walk_started_ns=str(header.started_ns))
     catalog.commit()

@@ -18,12 +18,13 @@ from blobark.builder import FRESH_NS, carry, renumbered
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
-from blobark.errors import ConfigError
+from blobark.errors import ConfigError, RootRefused
 from blobark.fetch import RestoreJob
 from blobark.guids import GuidSource, blob_name
 from blobark.mapfile import MapItem
 from blobark.model import Entry, Extent, Root, display, text_or_b64
 from blobark.plan import Change
+from blobark.source import SourceTree
 
 
 def restore_jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator[RestoreJob]:
@@ -83,12 +84,13 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
     roots = context.roots()
     catalog.set_jobs(_rows(map_path, mapfile.check_unique(mapfile.MapReader(map_path)), server, roots))
     draft = catalog.new_draft()
-    tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in context.config.source_path]
+    trees = [SourceTree(root.path) for root in context.sources()]
     try:
-        failed = _Drafter(context, catalog, tops, roots).run(draft.add)
+        failed = _Drafter(context, catalog, trees, roots).run(draft.add)
     finally:
-        for top in tops:
-            os.close(top)
+        for tree in trees:
+            tree.close()
+    _check_size(context, catalog, draft.entries)
     draft.commit(
         server=server,
         roots=msgspec.json.encode(roots).decode(),
@@ -97,6 +99,16 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
         map_digest=mapfile.digest_of(map_path),
     )
     return failed
+
+
+def _check_size(context: Context, catalog: Catalog, entries: int) -> None:
+    """Refuse a map that would let a server's snapshots shrink to less than half, or to nothing."""
+    known = catalog.get("complete_roots")
+    had = sum(root.entries for root in msgspec.json.decode(known, type=list[Root])) if known else 0
+    if not entries or entries * 2 < had:
+        shown = context.config.guid_mapping_file
+        message = f"the map {shown} names {entries} items, the last complete snapshot had {had}"
+        raise RootRefused(message, "save it under another `server` name, or run build_index.py for a map of all")
 
 
 def _rows(
@@ -118,10 +130,10 @@ def _rows(
 class _Drafter:
     """Turns the sorted jobs of a map into the entries of a draft."""
 
-    def __init__(self, context: Context, catalog: Catalog, tops: list[int], roots: list[Root]) -> None:
+    def __init__(self, context: Context, catalog: Catalog, trees: list[SourceTree], roots: list[Root]) -> None:
         self._context = context
         self._catalog = catalog
-        self._tops = tops
+        self._trees = trees
         self._roots = roots
         self._failed: list[tuple[str, str]] = []
         self._known = self._before()
@@ -163,7 +175,8 @@ class _Drafter:
             return entry
         known = self._advance(entry)
         if known is not None and known.guid == guid and known.digest:
-            status = os.stat(path, dir_fd=self._tops[root], follow_symlinks=False)
+            parent, name = self._trees[root].parent(path)
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             trusted_before_ns = int(self._catalog.get("walk_started_ns") or "0") - FRESH_NS
             change, _ = plan.compare(known, status, self._context.config.change_detection, trusted_before_ns)
             if change is Change.KEEP:
@@ -172,10 +185,10 @@ class _Drafter:
 
     def _describe(self, root: int, path: bytes) -> Entry:
         """Return the entry of what is at `path` now, with an `error` where nothing can be told."""
-        name = os.fsdecode(path or b".")
         try:
-            status = os.stat(name, dir_fd=self._tops[root], follow_symlinks=False)
-            return source.describe(path, root, self._tops[root], name, status)
+            parent, name = self._trees[root].parent(path)
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            return source.describe(path, root, parent, name, status)
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
             shown = display(full_path(self._roots[root].raw_name, path))

@@ -47,7 +47,7 @@ def reapply(context: Context, catalog: Catalog) -> int:
         else:
             heirs[entry.root, path] = None
             if rule:
-                draft.add(replace(entry, rule=rule, guid="", digest="", ranges=None, extents=None), path)
+                draft.add(Entry(entry.path, entry.path_b64, entry.root, size=entry.size, rule=rule), path)
     draft.commit(rules=rules.digest(), map_outdated="1")
     return outdated
 

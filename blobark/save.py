@@ -22,9 +22,10 @@ from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
 from blobark.engine import Turn
-from blobark.errors import ItemError, SourceError
+from blobark.errors import ItemError, SnapshotError, SourceError
 from blobark.guids import TAG_LENGTH, GuidSource, blob_name
-from blobark.model import Entry, Header, Outcome, Root, Status, display, printable
+from blobark.model import Entry, Header, Outcome, Root, SegmentRef, Status, display, printable
+from blobark.source import SourceTree
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
 COMMIT_NS = 1_000_000_000
@@ -67,7 +68,7 @@ class SaveResult:
 class Saver:
     """One save: `plan` says what is to do, `store` does it. The caller publishes."""
 
-    def __init__(self, context: Context, catalog: Catalog, store: Store, server: str, roots: list[Root]) -> None:
+    def __init__(self, context: Context, catalog: Catalog, store: Store | None, server: str, roots: list[Root]) -> None:
         self._context = context
         self._catalog = catalog
         self._store = store
@@ -75,7 +76,9 @@ class Saver:
         self._root_names = [root.raw_name for root in roots]
         self._guids = GuidSource()
         self._again: list[Job] = []
-        self.parent: Header | None = snapshot.latest(store, server, int(catalog.get("snapshot") or "0"))
+        self._lost_groups: set[tuple[int, bytes]] = set()
+        known = int(catalog.get("snapshot") or "0")
+        self.parent: Header | None = snapshot.latest(store, server, known) if store else None
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         self.result = SaveResult(server=server)
 
@@ -114,8 +117,8 @@ class Saver:
         if len(prefixes) > MAX_TAG_LISTINGS:
             prefixes = [f"{self._server}_"]
         for prefix in prefixes:
-            rows = []
-            for info in self._store.list(prefix):
+            rows: list[tuple[str, int]] = []
+            for info in self._store.list(prefix) if self._store else ():
                 rows.append((info.key, info.size_bytes))
                 if len(rows) >= 5000:
                     self._catalog.found(rows)
@@ -132,20 +135,30 @@ class Saver:
         segments = self._catalog.draft()
         items, size = sum(s.pending for s in segments), sum(s.pending_bytes for s in segments)
         self._context.reporter.begin("save", items, size)
-        tops = [os.open(root.path, os.O_RDONLY | os.O_DIRECTORY) for root in self._context.config.source_path]
+        trees = [self._context.tree(name) for name in self._root_names]
         try:
-            self._round(self.plan(), tops)
-            self._round(self.unfound(), tops)
+            self._round(self.plan(), trees)
+            self._round(self.unfound(), trees)
             for _ in range(LAST_ROUND - 1):
-                jobs, self._again = self._again, []
+                jobs = [*self._renewed(self._again), *self._heirs()]
+                self._again = []
                 if jobs:
-                    self._round(iter(self._renewed(jobs)), tops)
+                    self._round(iter(jobs), trees)
             for job in self._again:
                 self._take(_failed(job, "its GUID was taken each time"))
         finally:
-            for top in tops:
-                os.close(top)
+            for tree in trees:
+                if tree is not None:
+                    tree.close()
         self._catalog.commit()
+
+    def _readable(self, manifest: snapshot.Manifest, ref: SegmentRef) -> list[Entry]:
+        """Return a segment's entries; none when it is damaged, so that what it names is looked for in the store."""
+        try:
+            return manifest.read(ref)
+        except SnapshotError as error:
+            self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
+            return []
 
     def estimate(self) -> None:
         """Fill the result with what `store` and publishing would do, and in how many requests; does none of it."""
@@ -166,8 +179,30 @@ class Saver:
         """Return an entry's absolute real path."""
         return full_path(self._root_names[entry.root], entry.raw_path)
 
-    def _round(self, jobs: Iterator[Job], tops: list[int]) -> None:
-        work = _Worker(self._store, self._server, self._root_names, tops, self._context.engine.turn)
+    def _heirs(self) -> list[Job]:
+        """Let the next path of each hard-link group whose first one failed take its place."""
+        lost, self._lost_groups = self._lost_groups, set()
+        heirs: dict[tuple[int, bytes], Entry] = {}
+        jobs = []
+        for sequence, entry in self._catalog.entries() if lost else ():
+            first = (entry.root, entry.raw_hardlink_to)
+            if not entry.hardlink_to_any or first not in lost:
+                continue
+            heir = heirs.get(first)
+            if heir is None:
+                entry = heirs[first] = replace(entry, hardlink_to="", hardlink_to_b64="", guid=self._guids.next())
+                jobs.append(Job(sequence, entry, None, any_version=True))
+            else:
+                entry = replace(entry, hardlink_to=heir.path, hardlink_to_b64=heir.path_b64)
+            self._catalog.overlay(sequence, entry)
+        if jobs:
+            self._catalog.set(map_outdated="1")
+            self._catalog.commit()
+        return jobs
+
+    def _round(self, jobs: Iterator[Job], trees: list[SourceTree | None]) -> None:
+        assert self._store is not None
+        work = _Worker(self._store, self._server, self._root_names, trees, self._context.engine.turn)
         committed_ns = now_ns()
         for job, outcome in self._context.engine.run(jobs, work, cost=_cost):
             if outcome.status is Status.CHANGED:
@@ -186,6 +221,8 @@ class Saver:
         path = self.path_of(entry)
         self._context.reporter.outcome(outcome, path)
         if outcome.status is Status.FAILED:
+            if entry.links > 1 and not entry.has_content:
+                self._lost_groups.add((entry.root, entry.raw_path))
             result.failed.append((display(path), printable(outcome.reason)))
         elif outcome.status is Status.DONE:
             result.sent += 1
@@ -198,7 +235,9 @@ class Saver:
 
     def _renewed(self, jobs: list[Job]) -> list[Job]:
         """Give each job a GUID that was never used, durable before it is."""
-        renewed = []
+        renewed: list[Job] = []
+        if not jobs:
+            return renewed
         for job in jobs:
             entry = replace(job.entry, guid=self._guids.next(), digest="")
             self._catalog.overlay(job.sequence, entry)
@@ -209,14 +248,14 @@ class Saver:
 
     def _parent_entries(self, shared: set[str]) -> Iterator[Entry]:
         """Yield the newest snapshot's entries, but for segments that the draft shares, in order."""
-        if self.parent is None:
+        if self.parent is None or self._store is None:
             return
         manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
         numbers = {root.raw_name: number for number, root in enumerate(self.parent.roots)}
         today = {numbers.get(name, -1): number for number, name in enumerate(self._root_names)}
         for ref in self.parent.segments:
             if ref.digest not in shared:
-                for entry in manifest.read(ref):
+                for entry in self._readable(manifest, ref):
                     if entry.root in today:
                         yield entry if today[entry.root] == entry.root else replace(entry, root=today[entry.root])
 
@@ -224,11 +263,13 @@ class Saver:
 class _Worker:
     """Stores batches of jobs; runs on the engine's threads."""
 
-    def __init__(self, store: Store, server: str, root_names: list[bytes], tops: list[int], turn: Turn) -> None:
+    def __init__(
+        self, store: Store, server: str, root_names: list[bytes], trees: list[SourceTree | None], turn: Turn
+    ) -> None:
         self._store = store
         self._server = server
         self._root_names = root_names
-        self._tops = tops
+        self._trees = trees
         self._turn = turn
 
     def __call__(self, batch: list[Job]) -> list[tuple[Job, Outcome]]:
@@ -252,7 +293,7 @@ class _Worker:
         if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
             return None
         try:
-            descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+            descriptor = self._open(entry)
             try:
                 if source.same_version(entry, os.fstat(descriptor)):
                     return content.read_small(entry, descriptor)
@@ -262,12 +303,18 @@ class _Worker:
             pass  # the longer way says why
         return None
 
+    def _open(self, entry: Entry) -> int:
+        tree = self._trees[entry.root]
+        if tree is None:
+            raise SourceError("its source_path has left the configuration: run build_index.py again")
+        return tree.open(entry.raw_path)
+
     def _store_one(self, job: Job) -> Outcome:
         """Store a placeholder, a large file, or one that does not hold still."""
         entry, root_name = job.entry, self._root_names[job.entry.root]
         if entry.kind == "dir":
             return _stored(job, content.put_placeholder(self._store, self._server, root_name, entry))
-        descriptor = source.open_file(self._tops[entry.root], entry.raw_path)
+        descriptor = self._open(entry)
         try:
             status = os.fstat(descriptor)
             source.check_regular(status)

@@ -13,10 +13,12 @@ import pwd
 import stat
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 
 from blake3 import blake3
 
-from blobark.errors import SourceError
+from blobark.directories import Directories
+from blobark.errors import RootRefused, SourceError
 from blobark.model import Entry, Kind, display, text_or_b64
 
 KINDS: dict[int, Kind] = {
@@ -100,35 +102,49 @@ def data_ranges(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | Non
     return None if ranges == [(0, size)] or size == 0 else tuple(ranges)
 
 
-def open_file(root: int, path: bytes) -> int:
-    """Return a descriptor of the regular file `path` below the directory `root`, positioned at its start.
+class SourceTree:
+    """The files below a root, opened without ever following a symlink on the way. For many threads.
 
-    Raises:
-        SourceError: it is not there, may not be read, or is no regular file any more.
+    Raises `RootRefused` when the root is not there.
     """
-    try:
-        return _open_below(root, path)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise SourceError("is a symlink now") from None
-        raise SourceError(_why(error)) from None
 
+    def __init__(self, root: Path) -> None:
+        try:
+            self._top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            hint = "is it mounted, and is the path right?"
+            raise RootRefused(f"source_path {root} cannot be read ({error.strerror})", hint) from None
+        self._directories = Directories(self._top)
 
-def _open_below(root: int, path: bytes) -> int:
-    flags = _OPEN | _NO_ATIME
-    try:
-        return os.open(path, flags, dir_fd=root)
-    except PermissionError:
-        return os.open(path, _OPEN, dir_fd=root)  # O_NOATIME is for owners and root only
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG or b"/" not in path:
-            raise
-    head, _, tail = path.partition(b"/")
-    parent = os.open(head, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=root)
-    try:
-        return _open_below(parent, tail)
-    finally:
-        os.close(parent)
+    def close(self) -> None:
+        """Close every descriptor; no thread uses the tree any more."""
+        self._directories.close()
+        os.close(self._top)
+
+    def parent(self, path: bytes) -> tuple[int, str]:
+        """Return a descriptor of the directory that `path` lies in, and its name there ("." for the root).
+
+        The descriptor is good until this thread asks for another. Raises `OSError`.
+        """
+        directory, _, name = path.rpartition(b"/")
+        return self._directories.open(directory), os.fsdecode(name or b".")
+
+    def open(self, path: bytes) -> int:
+        """Return a descriptor of the regular file `path`, positioned at its start.
+
+        Raises:
+            SourceError: it is not there, may not be read, or is no regular file any more.
+        """
+        try:
+            parent, name = self.parent(path)
+            try:
+                return os.open(name, _OPEN | _NO_ATIME, dir_fd=parent)
+            except PermissionError:
+                return os.open(name, _OPEN, dir_fd=parent)  # O_NOATIME is for owners and root only
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise SourceError("is a symlink now") from None
+            raise SourceError(_why(error)) from None
 
 
 def check_regular(status: os.stat_result) -> None:

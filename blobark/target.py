@@ -12,16 +12,15 @@ import contextlib
 import errno
 import os
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 from blobark import metadata
+from blobark.directories import Directories
 from blobark.errors import Fatal, TargetError, TargetFull
 from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry
 
-_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -40,41 +39,23 @@ class Target:
             self._top = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
             raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
-        self._here = threading.local()
-        self._opened: list[int] = []
-        self._lock = threading.Lock()
+        self._directories = None if self._top is None else Directories(self._top)
 
     def close(self) -> None:
         """Close every descriptor; no thread uses the target any more."""
-        for descriptor in self._opened if self._top is None else (*self._opened, self._top):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        if self._directories is not None and self._top is not None:
+            self._directories.close()
+            os.close(self._top)
 
     def directory(self, path: bytes) -> int:
         """Return a descriptor of an existing directory, good until this thread asks for another.
 
         Raises `TargetError` when something on the way is missing, a symlink, or no directory.
         """
-        here = self._here
-        if getattr(here, "path", None) == path:
-            return int(here.descriptor)
-        if self._top is None:
+        if self._directories is None:
             raise TargetError("restore_root does not exist")
         with _named_errors():
-            descriptor = os.dup(self._top)
-            for component in path.split(b"/") if path else ():
-                try:
-                    below = os.open(component, _DIRECTORY, dir_fd=descriptor)
-                finally:
-                    os.close(descriptor)
-                descriptor = below
-        with self._lock:
-            if hasattr(here, "descriptor"):
-                self._opened.remove(here.descriptor)
-                os.close(here.descriptor)
-            self._opened.append(descriptor)
-        here.path, here.descriptor = path, descriptor
-        return descriptor
+            return self._directories.open(path)
 
     def make_directory(self, path: bytes, *, replace: bool, mode: int = 0o700) -> bool:
         """Make a directory, or take one that is there; say whether it was made.

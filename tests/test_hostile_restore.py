@@ -51,7 +51,12 @@ def b64(raw: bytes) -> str:
 
 def test_a_forged_snapshot_that_is_right_is_restored(scene: Scene) -> None:
     forge = scene.forge
-    first = [item("", "dir"), forge.file("a", links=2, later={"x": [1]}), item("d", "dir", mode=0o750), forge.file("d/e")]
+    first = [
+        item("", "dir"),
+        forge.file("a", links=2, later={"x": [1]}),
+        item("d", "dir", mode=0o750),
+        forge.file("d/e"),
+    ]
     second = [
         item("d/link", "symlink", link="../../outside/file"),
         item("fifo", "fifo"),
@@ -169,7 +174,7 @@ def test_two_files_with_one_guid_do_not_mix(scene: Scene, size: int) -> None:
     scene.restore((0, 3, 4))
 
 
-@pytest.mark.parametrize("kind", ["file", "dir", "symlink"])
+@pytest.mark.parametrize("kind", ["file", "file, as base64", "dir", "symlink"])
 def test_an_item_under_the_temporary_name_of_another_does_not_become_it(scene: Scene, kind: str) -> None:
     forge = scene.forge
     large = forge.file("large", bytes(20 << 20))
@@ -182,7 +187,9 @@ def test_an_item_under_the_temporary_name_of_another_does_not_become_it(scene: S
     if not seen:
         return  # it has no such name that could be foreseen
     name = seen[0].name
-    evil = forge.file(name, b"evil") if kind == "file" else item(name, kind, link="../outside/file")
+    evil = item(name, kind, link="../outside/file") if kind in ("dir", "symlink") else forge.file(name, b"evil")
+    if kind == "file, as base64":
+        evil.update(path="", path_b64=b64(name.encode()))
     forge.snapshot(evil, large, item("second", "file", hardlink_to="large"))
     forge.contents["second"] = forge.contents["large"]
     run = judged(scene.run(), (0, 3))
