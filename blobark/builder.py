@@ -101,6 +101,7 @@ class DraftBuilder:
         self._stale_below = b""
         self._stale_error = ""
         self._groups: dict[tuple[int, int], _Group] = {}
+        self._gone_firsts: dict[bytes, Entry] = {}
         self._root = 0
         self._root_name = b""
         self._added = 0
@@ -111,6 +112,7 @@ class DraftBuilder:
         for number, configured in enumerate(self._context.sources()):
             self._root, self._root_name = number, configured.name
             self._groups.clear()
+            self._gone_firsts.clear()
             self._stale_below = b""
             self._added = 0
             root = WalkRoot(configured.path, configured.name, config.own_paths_below(configured))
@@ -154,12 +156,26 @@ class DraftBuilder:
         """A path that was not met: gone, or unknown because a directory above it could not be read."""
         if self._stale_below and key.startswith(self._stale_below):
             if not previous.rule or previous.kind == "dir":
-                self._add(replace(previous, stale=True, error=self._stale_error), previous.raw_path)
+                entry = self._with_content(previous)
+                self._add(replace(entry, stale=True, error=self._stale_error), previous.raw_path)
             return
         if previous.kind != "dir":
             self._tallies["gone"].add(previous.size)
         if previous.has_content and not previous.rule:
             self._draft.gone(previous)
+            if previous.links > 1:
+                self._gone_firsts[previous.raw_path] = previous
+
+    def _with_content(self, link: Entry) -> Entry:
+        """Return a hard link that could not be looked at; in place of its group's first path, if that is gone."""
+        first = link.raw_hardlink_to
+        heir = self._gone_firsts.get(first) if first else None
+        if heir is None:
+            return link
+        if heir.raw_path != first:
+            return replace(link, hardlink_to=heir.path, hardlink_to_b64=heir.path_b64)
+        alone = self._gone_firsts[first] = carry(replace(link, hardlink_to="", hardlink_to_b64=""), heir)
+        return alone
 
     # One item
 

@@ -83,6 +83,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
         failed = _make_draft_current(context, catalog)
         roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+        _check_roots(context, roots)
         if options.dry_run:
             saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
             saver.estimate()
@@ -90,7 +91,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
         store = context.open_store(options.create_container if context.config.store == "azure" else True)
         saver = Saver(context, catalog, store, catalog.get("server"), roots)
         saver.store()
-        header = publish(context, catalog, store, saver)
+        header = publish(context, catalog, store, saver, lost=len(failed))
         saver.result.failed.extend(failed)
         _name_stale(catalog, saver, header)
         if catalog.get("map_outdated"):
@@ -98,6 +99,15 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
             catalog.set(map_outdated="")
             catalog.commit()
         return saver.result
+
+
+def _check_roots(context: Context, roots: list[Root]) -> None:
+    """Raise `ConfigError` when the index has a root that the configuration has no longer."""
+    names = {source.name for source in context.config.source_path}
+    for root in roots:
+        if root.raw_name not in names:
+            message = f"{display(root.raw_name)} is in the index and not in source_path any more"
+            raise ConfigError(message, "run build_index.py again")
 
 
 def _store_to_look_at(context: Context) -> Store | None:

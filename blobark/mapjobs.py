@@ -90,7 +90,8 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
     finally:
         for tree in trees:
             tree.close()
-    _check_size(context, catalog, draft.entries)
+    if not draft.entries:
+        raise RootRefused(f"the map {map_path} names nothing", "run build_index.py for a map of all")
     draft.commit(
         server=server,
         roots=msgspec.json.encode(roots).decode(),
@@ -99,16 +100,6 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
         map_digest=mapfile.digest_of(map_path),
     )
     return failed
-
-
-def _check_size(context: Context, catalog: Catalog, entries: int) -> None:
-    """Refuse a map that would let a server's snapshots shrink to less than half, or to nothing."""
-    known = catalog.get("complete_roots")
-    had = sum(root.entries for root in msgspec.json.decode(known, type=list[Root])) if known else 0
-    if not entries or entries * 2 < had:
-        shown = context.config.guid_mapping_file
-        message = f"the map {shown} names {entries} items, the last complete snapshot had {had}"
-        raise RootRefused(message, "save it under another `server` name, or run build_index.py for a map of all")
 
 
 def _rows(
@@ -143,22 +134,30 @@ class _Drafter:
         """Add every entry; return what could not be read."""
         guids = GuidSource()
         above: list[bytes] = []
+        blocked = b""
         root = -1
         for number, key, guid, placeholder in self._catalog.jobs():
             path = key.replace(b"\0", b"/")
             if number != root:
-                root, above = number, []
+                root, above, blocked = number, [], b""
                 add(self._describe(root, b""), b"")
-            parents = path.split(b"/")[:-1]
-            for depth in range(1, len(parents) + 1):
-                directory = b"/".join(parents[:depth])
+            parts = path.split(b"/")
+            for depth in range(1, len(parts)):
+                directory = b"/".join(parts[:depth])
                 if directory not in above:
-                    add(self._describe(root, directory), directory)
+                    entry = self._describe(root, directory)
+                    add(replace(entry, kind="dir") if entry.error else entry, directory)
                     above = [*above[: depth - 1], directory]
+                    blocked = directory if entry.kind != "dir" and not entry.error else blocked
+            if blocked and path.startswith(blocked + b"/"):
+                self._fail(root, path, "lies below what is no directory")
+                continue
             entry = self._entry(root, path, guid, placeholder=placeholder)
             if entry.kind == "dir" and not entry.guid:
                 entry = replace(entry, guid=guids.next())
             add(entry, path)
+            above = [*above[: len(parts) - 1], path]
+            blocked = path if entry.kind != "dir" else blocked
         return self._failed
 
     def _entry(self, root: int, path: bytes, guid: str, *, placeholder: bool) -> Entry:
@@ -191,11 +190,14 @@ class _Drafter:
             return source.describe(path, root, parent, name, status)
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
-            shown = display(full_path(self._roots[root].raw_name, path))
-            self._failed.append((shown, reason))
-            self._context.reporter.warn(f"{shown}: {reason}")
+            self._fail(root, path, reason)
             text, b64 = text_or_b64(path)
             return Entry(path=text, path_b64=b64, root=root, error=reason)
+
+    def _fail(self, root: int, path: bytes, reason: str) -> None:
+        shown = display(full_path(self._roots[root].raw_name, path))
+        self._failed.append((shown, reason))
+        self._context.reporter.warn(f"{shown}: {reason}")
 
     def _before(self) -> Iterator[Entry]:
         if self._catalog.has_draft():

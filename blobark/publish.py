@@ -27,8 +27,8 @@ from blobark.segments import SegmentWriter
 from blobark.stores.base import Store
 
 
-def publish(context: Context, catalog: Catalog, store: Store, saver: Saver) -> Header:
-    """Publish the draft as the next snapshot and return its header."""
+def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, lost: int) -> Header:
+    """Publish the draft as the next snapshot and return its header; `lost` items failed and are no entry of it."""
     result, parent = saver.result, saver.parent
     roots = tuple(msgspec.json.decode(catalog.get("roots"), type=list[Root]))
     if parent is None:
@@ -48,7 +48,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver) -> H
         format=FORMAT,
         server=result.server,
         number=parent.number + 1 if parent else 1,
-        complete=not any(ref.errors for ref in refs),
+        complete=not lost and not any(ref.errors for ref in refs),
         host=this_host(),
         roots=roots,
         started=utc(started_ns),

@@ -201,7 +201,8 @@ class Saver:
         return jobs
 
     def _round(self, jobs: Iterator[Job], trees: list[SourceTree | None]) -> None:
-        assert self._store is not None
+        if self._store is None:
+            raise TypeError("there is no store to save to")
         work = _Worker(self._store, self._server, self._root_names, trees, self._context.engine.turn)
         committed_ns = now_ns()
         for job, outcome in self._context.engine.run(jobs, work, cost=_cost):

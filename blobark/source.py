@@ -74,8 +74,17 @@ def describe(path: bytes, root: int, parent: int, name: str, status: os.stat_res
         link=link,
         link_b64=link_b64,
         rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in ("char", "block") else None,
-        xattrs=_xattrs(f"/proc/self/fd/{parent}/{name}", follow=False),
+        xattrs=_xattrs_by_name(parent, name, kind),
     )
+
+
+def _xattrs_by_name(parent: int, name: str, kind: Kind) -> dict[str, str] | None:
+    try:
+        return _xattrs(f"/proc/self/fd/{parent}/{name}", follow=False)
+    except FileNotFoundError:
+        if kind == "dir":
+            return None  # moved away meanwhile; what the walk still finds in it needs its entry
+        raise
 
 
 def may_be_sparse(status: os.stat_result) -> bool:
