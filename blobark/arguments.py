@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, NoReturn
 from blobark import __version__
 from blobark.commands import IndexOptions, RestoreOptions, SaveOptions, run_index, run_restore, run_save
 from blobark.context import Context
-from blobark.errors import EXIT_USAGE
+from blobark.errors import EXIT_USAGE, ConfigError
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
@@ -38,12 +37,11 @@ class _Parser(argparse.ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             near = difflib.get_close_matches(unknown[0], known, 1)
             message = f"unknown option {unknown[0]}" + (f", did you mean {near[0]}?" if near else "")
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        raise SystemExit(EXIT_USAGE)
+        raise ConfigError(message, f"see {self.prog} --help")
 
 
 def parse(argv: list[str], command: str | None) -> argparse.Namespace:
-    """Return the options; raises `SystemExit` after --help, --version or a mistake (with 2)."""
+    """Return the options; raises `SystemExit` after --help and --version, `ConfigError` for a mistake."""
     if command is not None:
         return _one(command, COMMANDS[command].script).parse_args(argv, argparse.Namespace(command=command))
     about = "GUID-indexed backup and restore for Azure Blob Storage and folders."

@@ -14,8 +14,9 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -23,11 +24,14 @@ from blobark import arguments, summary
 from blobark.config import Config, load
 from blobark.context import Context
 from blobark.engine import Engine
-from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Interrupted
+from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
 from blobark.model import printable
 from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.retry import Retrying
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+"""Where the scripts lie, and the configuration that they use when there is none in the current folder."""
 
 REMOTE_WORKERS = 16
 LOCAL_WORKERS = 2
@@ -40,10 +44,16 @@ def console() -> NoReturn:
 
 def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
     """Run a command line and return the exit code; `command` is the one that a script stands for."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (a stream that was closed by who started us)
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        options = arguments.parse(argv if argv is not None else sys.argv[1:], command)
+        options = arguments.parse(argv, command)
     except SystemExit as stop:
         return int(stop.code or 0)
+    except BlobarkError as error:
+        return _report_error(argparse.Namespace(command=command or "", json="--json" in argv), error)
+    options.default_dir = CHECKOUT if command else None
     gc.freeze()  # what is loaded stays: the collector need not look at it again
     shown = Display(quiet=options.quiet, verbose=options.verbose)
     try:
@@ -57,6 +67,8 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OutputError as error:
+        return _report_error(options, Fatal(f"the result cannot be written ({error})"))
     except Exception:
         shown.end()
         traceback.print_exc()
@@ -66,7 +78,9 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
 
 def _run(options: argparse.Namespace, shown: Display) -> int:
     started_s = time.monotonic()
-    config = load(options.config, environ=os.environ, overrides=arguments.overrides(options))
+    config = load(
+        options.config, environ=os.environ, overrides=arguments.overrides(options), default_dir=options.default_dir
+    )
     for warning in config.warnings:
         shown.warn(f"warning: {warning}")
     stop = threading.Event()
@@ -85,15 +99,36 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
             store.close()
         for number, handler in before.items():
             signal.signal(number, handler)
-    seconds = time.monotonic() - started_s
+    return _show(options, result, config, shown, time.monotonic() - started_s)
+
+
+class OutputError(Exception):
+    """Standard output does not take the result."""
+
+
+def _show(options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float) -> int:
+    """Print a run's result and return the exit code."""
     failed = getattr(result, "failed", None) or getattr(result, "errors", [])
+    code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
+    try:
+        _print_result(options, result, config, shown, seconds, code)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(error.strerror) from None
+    return code
+
+
+def _print_result(
+    options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float, code: int
+) -> None:
     if options.json:
         document = {"command": options.command, "seconds": round(seconds, 3), **msgspec.to_builtins(result)}
-        code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
         print(json.dumps({**document, "warnings": shown.warnings, "exit_code": code}))
     elif not options.quiet:
         summary.show(options.command, result, config, seconds, dry_run=options.dry_run)
-    return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
 
 def _context(config: Config, shown: Display, stop: threading.Event, stores: list[Retrying]) -> Context:

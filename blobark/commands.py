@@ -6,6 +6,7 @@ Each returns a result value; errors that stop the run are raised as `BlobarkErro
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,9 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
         server = options.server or config.server or (catalog.get("server") if catalog else "")
         jobs = header = None
         if options.map_path is not None:
-            prefixes = [options.strip_prefix.encode()] if options.strip_prefix else [r.name for r in config.source_path]
+            prefixes = (
+                [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
+            )
             jobs = mapjobs.restore_jobs(options.map_path, server, prefixes)
         else:
             server = server or identity.server_to_restore(store)
@@ -197,6 +200,10 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
             context.reporter.begin("restore", header.totals.files, header.totals.file_bytes)
             manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
             restorer.snapshot(header, manifest)
+            if not header.complete and not header.totals.errors:
+                reason = "some items that its map named were not saved, and are not in it"
+                restorer.result.failed.append((f"snapshot {header.number}", reason))
+                context.reporter.warn(f"failed: snapshot {header.number}: {reason}")
         elif jobs is not None:
             context.reporter.begin("restore", 0, 0)
             restorer.mapped(jobs)
@@ -211,7 +218,7 @@ def _header(context: Context, store: Store, server: str, number: int, known: int
     header = snapshot.load(store, server, number) if number else snapshot.latest(store, server, known)
     if header is None:
         raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
-    if not header.complete:
+    if header.totals.errors:
         context.reporter.warn(f"snapshot {header.number} is incomplete: {header.totals.errors} items were not saved")
     return header
 

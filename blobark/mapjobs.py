@@ -98,6 +98,7 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
         rules=context.rules.digest(),
         walk_started_ns=str(started_ns),
         map_digest=mapfile.digest_of(map_path),
+        map_outdated="",
     )
     return failed
 

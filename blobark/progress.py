@@ -5,6 +5,7 @@ Everything goes to stderr; stdout is for results. Names are shown printable, wha
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ class Display:
             self._bar.update(self._task, completed=done, total=total or None, rates=self._rates())
         elif not self.quiet:
             share = f"{100 * self.items // self._total} % " if self._total else ""
-            print(f"{self._what}: {share}{self.items:,} items, {self._rates()}", file=sys.stderr, flush=True)
+            _say(f"{self._what}: {share}{self.items:,} items, {self._rates()}")
 
     def outcome(self, outcome: Outcome, path: bytes) -> None:
         """Count how an item ended; name it when it failed, or always with -v."""
@@ -89,7 +90,7 @@ class Display:
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
         else:
-            print(text, file=sys.stderr, flush=True)
+            _say(text)
 
     def _rates(self) -> str:
         elapsed_s = max(time.monotonic() - self._started_s, 1e-6)
@@ -115,3 +116,9 @@ class Display:
         )
         self._task = self._bar.add_task(self._what, total=self._total_bytes or self._total or None, rates="")
         self._bar.start()
+
+
+def _say(text: str) -> None:
+    """Print a line, if anybody still reads: the work goes on when nobody does."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)

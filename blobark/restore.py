@@ -70,6 +70,8 @@ class Restorer:
     def snapshot(self, header: Header, manifest: Manifest) -> None:
         """Restore every entry of a snapshot."""
         self.result.snapshot = header.number
+        if self._dry_run:
+            self.result.requests = {"get header and segments": 1 + len(header.segments), "get blob": 0}
         places = places_of(header)
         entries = checked((entry for ref in header.segments for entry in manifest.read(ref)), len(places))
         self.items(RestoreJob(_join(places[entry.root], path), entry) for entry, path in entries)
@@ -117,7 +119,8 @@ class Restorer:
             return False
         try:
             if not self._dry_run:
-                replace = self._overwrite != "never"
+                # A map may name a file, and another one below it: that must not cost the first.
+                replace = self._overwrite != "never" and not self._final_directories
                 parents = job.path.split(b"/")[:-1] if not entry.path and not entry.path_b64 else []
                 for depth in range(1, len(parents) + 1):
                     self._target.make_directory(b"/".join(parents[:depth]), replace=replace)
@@ -126,7 +129,7 @@ class Restorer:
         except TargetError as error:
             self._take(job, Outcome(0, entry, Status.FAILED, reason=error.message))
             return False
-        self.result.dirs += 1
+        self.result.dirs += is_fresh or not self._final_directories
         if entry.error:
             self._take(job, Outcome(0, entry, Status.FAILED, reason=saved_badly(entry)))
         return is_fresh
@@ -184,6 +187,9 @@ class Restorer:
             if status is Status.DONE:
                 result.written += 1
                 result.written_bytes += size
+                if self._dry_run and outcome.entry.content_size:
+                    pieces = -(-outcome.entry.content_size // BLOCK_SIZE_BYTES)
+                    result.requests["get blob"] = result.requests.get("get blob", 0) + pieces
         else:
             result.specials += 1
         if status is Status.KEPT:

@@ -7,7 +7,7 @@ from typing import Any
 
 from blobark.builder import IndexResult
 from blobark.config import Config
-from blobark.model import display
+from blobark.model import printable
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
 
@@ -28,7 +28,7 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     else:
         print(title)
         for name, value in rows:
-            print(f"  {name:<25}{value}")
+            print(f"  {name:<25}{printable(value)}")
 
 
 def size(count: int) -> str:
@@ -127,5 +127,5 @@ def _table(title: str, rows: Rows) -> None:
     table = Table(title=title, show_header=False, title_justify="left")
     for name, value in rows:
         style = "red" if name == "failed" else ""
-        table.add_row(name, display(value.encode(errors="surrogateescape")), style=style)
+        table.add_row(name, printable(value), style=style)
     Console().print(table)

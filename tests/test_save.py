@@ -601,6 +601,15 @@ def test_a_state_from_another_store_and_a_file_that_is_gone(workspace: Workspace
     assert missing_content(workspace.store) == []
 
 
+def test_the_plan_for_another_store_is_what_is_done(workspace: Workspace) -> None:
+    workspace.backup()
+    workspace.store = workspace.folder / "another"
+    workspace.store.mkdir()
+    workspace.configure(store=str(workspace.store))
+    plan, saved = workspace.run("save", "--dry-run").result, workspace.run("save").result
+    assert (plan["sent"], plan["sent_bytes"]) == (saved["sent"], saved["sent_bytes"])
+
+
 @pytest.fixture
 def unpublished(tmp_path: Path, source: Path) -> Powerless:
     """What is left of a save that stored all content and then could not publish."""
