@@ -17,12 +17,11 @@ from msgspec.structs import replace
 from blobark import plan, source
 from blobark.catalog import DraftWriter
 from blobark.context import Context, full_path
-from blobark.errors import SourceError
 from blobark.guids import GuidSource
 from blobark.model import Entry, Root, display, text_or_b64
 from blobark.plan import Change
+from blobark.reread import Reader, reading_cost
 from blobark.source import SourceTree
-from blobark.stores.base import BLOCK_SIZE_BYTES
 from blobark.walk import Found, WalkRoot, walk
 
 PROGRESS_EVERY = 1000
@@ -57,16 +56,6 @@ class IndexResult:
     roots: list[Root] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in TALLIES})
-
-
-class Reading(NamedTuple):
-    """A doubtful file that was read: whether it holds the content of `previous`, or why that cannot be told."""
-
-    sequence: int
-    entry: Entry
-    previous: Entry
-    same: bool
-    error: str = ""
 
 
 class _Group(NamedTuple):
@@ -120,6 +109,7 @@ class DraftBuilder:
                 previous = self._advance(found.key)
                 self._take(found, previous)
                 if not self._added % PROGRESS_EVERY:
+                    self._context.check_stop()
                     self._context.reporter.advance(PROGRESS_EVERY, 0)
             self._advance_to_end()
             self._result.roots.append(Root(*text_or_b64(configured.name), self._added))
@@ -326,8 +316,8 @@ class DraftBuilder:
         """Read the doubtful files; where the digest is the same, so is the GUID."""
         trees = [SourceTree(source.path) for source in self._context.sources()]
         try:
-            work = _Reader(trees)
-            for reading in self._context.engine.run(self._draft.doubts(), work, cost=_doubt_cost):
+            work = Reader(trees)
+            for reading in self._context.engine.run(self._draft.doubts(), work, cost=reading_cost):
                 entry, previous = reading.entry, reading.previous
                 self._context.reporter.advance(0, entry.size)
                 if reading.error:
@@ -346,35 +336,6 @@ class DraftBuilder:
         finally:
             for tree in trees:
                 tree.close()
-
-
-class _Reader:
-    """Reads doubtful files and compares their digests; runs on the engine's threads."""
-
-    def __init__(self, trees: list[SourceTree]) -> None:
-        self._trees = trees
-
-    def __call__(self, batch: list[tuple[int, Entry, Entry]]) -> list[Reading]:
-        return [self._read(job) for job in batch]
-
-    def _read(self, job: tuple[int, Entry, Entry]) -> Reading:
-        sequence, entry, previous = job
-        try:
-            descriptor = self._trees[entry.root].open(entry.raw_path)
-        except SourceError as error:
-            return Reading(sequence, entry, previous, same=False, error=error.message)
-        try:
-            if not source.same_version(entry, os.fstat(descriptor)):
-                return Reading(sequence, entry, previous, same=False)
-            hasher = source.content_hasher(entry)
-            for block in source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES):
-                hasher.update(block)
-            unchanged = source.same_version(entry, os.fstat(descriptor))
-            return Reading(sequence, entry, previous, same=unchanged and hasher.hexdigest() == previous.digest)
-        except SourceError as error:
-            return Reading(sequence, entry, previous, same=False, error=error.message)
-        finally:
-            os.close(descriptor)
 
 
 def carry(entry: Entry, previous: Entry) -> Entry:
@@ -408,7 +369,3 @@ def _with_ranges(entry: Entry, found: Found) -> Entry:
         return replace(entry, ranges=source.data_ranges(descriptor, entry.size))
     finally:
         os.close(descriptor)
-
-
-def _doubt_cost(job: tuple[int, Entry, Entry]) -> int:
-    return min(job[1].size, BLOCK_SIZE_BYTES)

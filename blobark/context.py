@@ -8,6 +8,7 @@ from typing import Protocol
 
 from blobark.config import Config, SourceRoot
 from blobark.engine import Engine
+from blobark.errors import Interrupted
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
 from blobark.source import SourceTree
@@ -48,6 +49,11 @@ class Context:
     """Opens the store (and makes it, when true and it can be made), once for the run."""
     counters: Callable[[], dict[str, float]]
     """The run's own numbers of this moment, for the metrics."""
+
+    def check_stop(self) -> None:
+        """Raise `Interrupted` when the run was asked to stop; for loops that the engine does not see."""
+        if self.engine.stop.is_set():
+            raise Interrupted("interrupted", "run it again to go on where it stopped")
 
     def sources(self) -> list[SourceRoot]:
         """Return the configured roots in the order of a manifest: by their real names."""

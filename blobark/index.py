@@ -19,7 +19,7 @@ from collections.abc import Iterator
 import msgspec
 
 from blobark import identity, mapfile, snapshot
-from blobark.builder import FRESH_NS, DraftBuilder, IndexResult, renumbered
+from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, IndexResult, renumbered
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
@@ -110,12 +110,14 @@ def write_map(context: Context, catalog: Catalog) -> None:
     """Write the map of the draft, atomically."""
 
     def told() -> Iterator[tuple[str, bytes]]:
-        for key, path in map_pairs(catalog):
-            context.reporter.detail(f"{key} -> {display(path)}")
+        for number, (key, path) in enumerate(map_pairs(catalog)):
+            if not number % PROGRESS_EVERY:
+                context.check_stop()
+            if context.reporter.verbose:
+                context.reporter.detail(f"{key} -> {display(path)}")
             yield key, path
 
-    pairs = told() if context.reporter.verbose else map_pairs(catalog)
-    digest, count = mapfile.write(context.config.guid_mapping_file, pairs)
+    digest, count = mapfile.write(context.config.guid_mapping_file, told())
     catalog.set(map_digest=digest, mapped=str(count))
     catalog.commit()
 

@@ -97,7 +97,10 @@ def write(target: Path, pairs: Iterable[tuple[str, bytes]]) -> MapWritten:
     """
     with _written(target):
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+        temporary = target.with_name(f".{target.name}.tmp")  # one writer at a time: what a killed one left is reused
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(handle, "wb", buffering=0) as file:
             written = _write_pairs(target, file, pairs)

@@ -11,6 +11,7 @@ First run, resumed run and small change are the same path. A segment that the ne
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -164,7 +165,7 @@ class Saver:
         """Fill the result with what `store` and publishing would do, and in how many requests; does none of it."""
         result = self.result
         blobs = blocks = 0
-        for job in self.plan():
+        for job in itertools.chain(self.plan(), self.unfound()):
             size = job.entry.content_size
             result.sent += 1
             result.sent_bytes += size

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -324,8 +325,8 @@ print("writing", flush=True)
 while True:
     os.ftruncate(file, 0)
     os.ftruncate(file, 64 << 20)
-    for number in range(1024):
-        os.pwrite(file, b"data" * 1024, number << 16)
+    for number in range(16):
+        os.pwrite(file, b"data" * 1024, number << 20)
 """
 
 
@@ -335,7 +336,8 @@ def test_looking_for_holes_survives_a_file_that_shrinks_meanwhile(tmp_path: Path
         assert writer.stdout.readline() == b"writing\n"
         file = os.open(tmp_path / "file", os.O_RDONLY)
         try:
-            for _ in range(4000):
+            until_s = time.monotonic() + 1.5  # some 30,000 times
+            while time.monotonic() < until_s:
                 data_ranges(file, os.fstat(file).st_size)
         finally:
             os.close(file)
@@ -485,7 +487,8 @@ def test_a_foreign_map_does_not_lead_through_a_link(workspace: Workspace, source
     write_map(workspace, {guid(): source / "a", guid(): source / "link" / "x"})
     run = workspace.run("save", expect=3)
     assert "link/x" in failed(run, workspace)
-    workspace.run("restore", expect=3)
+    assert read_header(workspace.store)["complete"] is False
+    workspace.run("restore", expect=None)
     assert restored_files(workspace) == {"a": b"content of a"}
 
 
@@ -555,7 +558,8 @@ def test_a_foreign_map_after_a_failed_save_is_still_foreign(tmp_path: Path, sour
     write_map(workspace, {key: source / "b"})
     run = workspace.run("save")
     assert "made elsewhere" in run.stderr
-    assert workspace.guids() == {"b": key}
+    assert workspace.guids()["b"].endswith(key)
+    assert set(workspace.guids()) == {"b"}
 
 
 def test_a_dry_save_of_a_foreign_map_changes_nothing(workspace: Workspace, source: Path) -> None:

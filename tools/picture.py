@@ -1,6 +1,6 @@
 """Make docs/demo.svg, the picture in README.md: what `python3 dev.py demo` shows in a terminal, as it was shown.
 
-    .venv/bin/python tools/picture.py
+.venv/bin/python tools/picture.py
 """
 
 from __future__ import annotations
