@@ -29,9 +29,8 @@ def azurite() -> Iterator[AzuriteServer]:
 def azure_container(azurite: AzuriteServer) -> tuple[str, str]:
     """A connection string, and the name of a new, empty container."""
     name = f"test-{uuid.uuid4().hex}"
-    with BlobServiceClient.from_connection_string(azurite.connection_string) as service:
-        with contextlib.suppress(
-            ResourceExistsError
-        ):  # the SDK repeats a request whose answer was lost; the name is new
-            service.create_container(name)
+    service = BlobServiceClient.from_connection_string(azurite.connection_string)
+    # The SDK repeats a request whose answer was lost; the name is new, so what exists is this test's.
+    with service, contextlib.suppress(ResourceExistsError):
+        service.create_container(name)
     return azurite.connection_string, name
