@@ -28,15 +28,23 @@ def main() -> int:
 
     os.environ["COLUMNS"] = "92"
     status = pty.spawn([sys.executable, str(REPOSITORY / "tools" / "demo.py"), *sys.argv[1:]], keep)
-    text = shown.decode(errors="replace").replace("\r\n", "\n").replace(str(REPOSITORY) + "/", "")
-    text = re.sub(r"\x1b\[\?25[lh]", "", text)
-    lines = [line for line in text.split("\n") if "\r" not in line and "\x1b[1A" not in line]
+    text = re.sub(r"\x1b\[\?25[lh]", "", shown.decode(errors="replace").replace("\r\n", "\n"))
+    lines = [_shorter(re.split(r"\r|\x1b\[2K|\x1b\[1A", line)[-1]) for line in text.split("\n")]
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=92, file=nowhere, force_terminal=True)
         console.print("[bold]$ python3 dev.py demo[/bold]")
         console.print(Text.from_ansi("\n".join(lines)))
         console.save_svg(str(REPOSITORY / "docs" / "demo.svg"), title="Blobark")
     return os.waitstatus_to_exitcode(status)
+
+
+def _shorter(line: str) -> str:
+    """Take this checkout's own path out of a line; the frame of a table stays where it is."""
+    path = f"{REPOSITORY}/"
+    if path not in line:
+        return line
+    line = line.replace(path, "", 1)
+    return f"{line[:-1]}{' ' * len(path)}{line[-1]}" if line.endswith("│") else line
 
 
 if __name__ == "__main__":
