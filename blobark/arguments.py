@@ -76,6 +76,7 @@ def _one(name: str, prog: str) -> argparse.ArgumentParser:
     examples = "\n".join(f"  {prog} {line}".rstrip() for line in command.examples.splitlines())
     parser = _Parser(
         prog=prog,
+        allow_abbrev=False,
         description=f"{command.about[0].upper()}{command.about[1:]}.",
         epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -73,6 +73,8 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
         shown.end()
         traceback.print_exc()
         print("blobark: this is a bug, please report it with the lines above", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"command": options.command, "error": "a bug", "exit_code": EXIT_BUG}))
         return EXIT_BUG
 
 

@@ -212,6 +212,7 @@ def _put_large(store: Store, server: str, root_name: bytes, entry: Entry, descri
             entry = replace(entry, changed_while_read=True)
         upload.commit(blob_meta(root_name, entry))
     except BlobExists:
+        upload.abort()
         _check_same(store, key, entry, entry.content_size)
         return Stored(entry, sent=False)
     except BaseException:

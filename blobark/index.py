@@ -23,7 +23,7 @@ from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, IndexResult,
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
-from blobark.errors import RootRefused, SnapshotError, StoreMissing
+from blobark.errors import ConfigError, RootRefused, SnapshotError, StoreMissing
 from blobark.guids import blob_name
 from blobark.model import Header, Root, display
 
@@ -42,6 +42,7 @@ def build(
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
     """
+    _check_allowed(context, allow_empty | allow_shrink)
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
     context.reporter.begin("index", 0, 0)
@@ -156,6 +157,14 @@ def _adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
 
 def _refs(catalog: Catalog) -> list[tuple[str, bool]]:
     return [(segment.ref.digest, segment.overlaid) for segment in catalog.draft()]
+
+
+def _check_allowed(context: Context, roots: frozenset[str]) -> None:
+    """Raise `ConfigError` when a root that is allowed to be empty or smaller is none."""
+    known = {os.fsdecode(source.name) for source in context.sources()}
+    for root in sorted(roots - known):
+        message = f"--allow-empty or --allow-shrink: {root} is no source_path"
+        raise ConfigError(message, f"there are {', '.join(sorted(known))}")
 
 
 def _check_roots(

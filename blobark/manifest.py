@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import ConfigError, SnapshotError
-from blobark.guids import GUID_PATTERN, TEMPORARY_NAME, TEMPORARY_PREFIX
+from blobark.guids import GUID_PATTERN, TEMPORARY_NAME
 from blobark.model import Entry, Header, display
 from blobark.stores.base import check_key
 
@@ -114,7 +114,8 @@ def _fault_of_kind(entry: Entry) -> str:
 
 
 def _is_temporary(entry: Entry) -> bool:
-    return TEMPORARY_PREFIX in entry.path and bool(TEMPORARY_NAME.fullmatch(entry.raw_path.rpartition(b"/")[2]))
+    name = entry.raw_path.rpartition(b"/")[2]
+    return name.startswith(b".") and TEMPORARY_NAME.fullmatch(name) is not None
 
 
 def _fault_of_link(entry: Entry) -> str:

@@ -14,6 +14,8 @@ import stat
 from blobark.errors import TargetError
 from blobark.model import Entry
 
+SPECIAL_KINDS = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
+
 _PRIVILEGED = ("security.", "trusted.")
 _INHERITED = ("user.", "system.posix_acl")
 _PATH = getattr(os, "O_PATH", 0)
@@ -63,7 +65,7 @@ def apply_unopened(parent: int, name: str, entry: Entry, *, as_root: bool) -> No
         except OSError as error:
             problem = _unset(key, error)
     if entry.kind != "symlink":
-        change_mode(parent, name, mode_of(entry, as_root))
+        change_mode(parent, name, mode_of(entry, as_root), SPECIAL_KINDS[entry.kind])
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
     if problem:
         raise TargetError(problem)
@@ -87,15 +89,15 @@ def mode_of(entry: Entry, as_root: bool) -> int:
     return entry.mode & ~(stat.S_ISUID | stat.S_ISGID)
 
 
-def change_mode(parent: int, name: str | bytes, mode: int) -> None:
-    """Set the mode of something that need not be readable, and never that of what a symlink points to."""
+def change_mode(parent: int, name: str | bytes, mode: int, kind: int) -> None:
+    """Set the mode of something of this kind (S_IFMT) that need not be readable; of nothing that took its place."""
     if not _PATH:
         os.chmod(name, mode, dir_fd=parent, follow_symlinks=False)
         return
     descriptor = os.open(name, _PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
-        if stat.S_ISLNK(os.fstat(descriptor).st_mode):
-            raise TargetError("a symlink has taken its place")
+        if stat.S_IFMT(os.fstat(descriptor).st_mode) != kind:
+            raise TargetError("something else has taken its place")
         os.chmod(f"/proc/self/fd/{descriptor}", mode)
     finally:
         os.close(descriptor)

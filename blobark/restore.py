@@ -137,6 +137,9 @@ class Restorer:
     def _link(self, job: RestoreJob, place: bytes) -> None:
         first = _join(place, job.entry.raw_hardlink_to)
         try:
+            fault = fault_of(job.entry)
+            if fault:
+                raise TargetError(f"its entry is damaged: {fault}")
             outcome = self._link_to(job, first)
         except TargetError as error:
             outcome = Outcome(0, job.entry, Status.FAILED, reason=error.message)

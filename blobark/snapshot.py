@@ -198,7 +198,10 @@ class Manifest:
         if cached is not None:
             with contextlib.suppress(SnapshotError):  # a damaged cache costs a request
                 return read_segment(ref, cached)
-        return read_segment(ref, self.stored(ref))
+        try:
+            return read_segment(ref, self.stored(ref))
+        except SnapshotError:  # perhaps only on its way
+            return read_segment(ref, self.stored(ref))
 
 
 def _header_key(server: str, number: int) -> str:

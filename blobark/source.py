@@ -101,11 +101,11 @@ def data_ranges(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | Non
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
+            end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         except OSError as error:
             if error.errno == errno.ENXIO:
                 break
             return None
-        end = min(os.lseek(descriptor, start, os.SEEK_HOLE), size)
         if start < end:
             ranges.append((start, end - start))
     return None if ranges == [(0, size)] or size == 0 else tuple(ranges)

@@ -73,8 +73,8 @@ class Target:
             except FileExistsError:
                 status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
-                if not self.is_root and status.st_mode & 0o700 != 0o700:
-                    metadata.change_mode(parent, name, stat.S_IMODE(status.st_mode) | 0o700)
+                if status.st_mode & 0o700 != 0o700:
+                    metadata.change_mode(parent, name, stat.S_IMODE(status.st_mode) | 0o700, stat.S_IFDIR)
                 return False
             if not replace:
                 raise TargetError("something that is not a directory is in its place")
@@ -134,9 +134,8 @@ class Target:
             if entry.kind == "symlink":
                 os.symlink(entry.raw_link, temporary.encode(), dir_fd=parent)
             else:
-                types = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_IFCHR, "block": stat.S_IFBLK}
                 device = os.makedev(*entry.rdev) if entry.rdev else 0
-                os.mknod(temporary, types[entry.kind] | 0o600, device, dir_fd=parent)
+                os.mknod(temporary, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
             problem = None
             try:
                 try:
