@@ -18,7 +18,7 @@ from blobark.builder import IndexResult
 from blobark.catalog import Catalog, state_lock
 from blobark.context import Context
 from blobark.errors import BlobarkError, ConfigError, SnapshotError, StoreMissing
-from blobark.model import Header, Root, display
+from blobark.model import Header, Root, display, printable
 from blobark.plan import Overwrite
 from blobark.publish import publish
 from blobark.reapply import reapply
@@ -94,7 +94,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
         saver.store()
         header = publish(context, catalog, store, saver, lost=len(failed))
         saver.result.failed.extend(failed)
-        _name_stale(catalog, saver, header)
+        _name_stale(context, catalog, saver, header)
         if catalog.get("map_outdated"):
             index.write_map(context, catalog)
             catalog.set(map_outdated="")
@@ -121,7 +121,11 @@ def _store_to_look_at(context: Context) -> Store | None:
 
 def _make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, str]]:
     """See to it that the draft is the map's, filtered by today's rules; return what a foreign map names in vain."""
+    is_rebuilt = not catalog.has_draft() and _rebuild(context, catalog)
     if not _is_own_map(context, catalog):
+        if is_rebuilt:
+            message = "there is no local state, and the map is not that of the newest snapshot"
+            raise ConfigError(message, "run build_index.py first; a map made elsewhere needs another `server` name")
         context.reporter.warn("the map was made elsewhere: saving what it names, and nothing else")
         server = context.config.server or catalog.get("server") or _server_of_map(context, catalog)
         return mapjobs.draft_from_map(context, catalog, server)
@@ -132,6 +136,13 @@ def _make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, s
                 f"{outdated} items stay out by rules that have been removed: run build_index.py again"
             )
     return []
+
+
+def _rebuild(context: Context, catalog: Catalog) -> bool:
+    """Rebuild a catalog that knows nothing from the newest snapshot; say whether there is one."""
+    server = context.config.server or _server_of_map(context, catalog)
+    index.adopt_latest(context, catalog, server)
+    return catalog.has_draft()
 
 
 def _is_own_map(context: Context, catalog: Catalog) -> bool:
@@ -155,14 +166,16 @@ def _server_of_map(context: Context, catalog: Catalog) -> str:
     return first.server if first is not None and first.server else index.resolve_server(context, catalog)
 
 
-def _name_stale(catalog: Catalog, saver: Saver, header: Header) -> None:
+def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header) -> None:
     """Add what the index could not read, and the snapshot therefore names as failed, to the result."""
     named = {path for path, _ in saver.result.failed}
     for segment in catalog.draft() if not header.complete else ():
         for _, entry in catalog.entries([segment]) if segment.ref.errors else ():
             path = display(saver.path_of(entry))
             if entry.error and path not in named:
-                saver.result.failed.append((path, entry.error))
+                reason = printable(entry.error)
+                saver.result.failed.append((path, reason))
+                context.reporter.warn(f"failed: {path}: {reason}")
 
 
 def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:

@@ -19,7 +19,10 @@ def run(command: str) -> int:
         script = Path(sys.argv[0]).name
         print(f"{script}: {problem}: run `python3 dev.py setup`, then `.venv/bin/python {script} ...`", file=sys.stderr)
         return 2
-    from blobark.cli import main
+    try:
+        from blobark.cli import main
+    except KeyboardInterrupt:
+        return 130
 
     return main(command=command)
 

@@ -42,12 +42,14 @@ def build(
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
     """
+    if not context.sources():
+        raise ConfigError("source_path names nothing", f"set it in {context.config.file}")
     _check_allowed(context, allow_empty | allow_shrink)
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
     context.reporter.begin("index", 0, 0)
     if not catalog.has_draft():
-        _adopt_latest(context, catalog, result.server)
+        adopt_latest(context, catalog, result.server)
     before = _refs(catalog)
     draft = catalog.new_draft()
     trusted_before_ns = int(catalog.get("walk_started_ns") or "0") - FRESH_NS
@@ -132,7 +134,7 @@ def remember_snapshot(catalog: Catalog, header: Header) -> None:
     catalog.adopt(header.segments, **values)
 
 
-def _adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
+def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
     """Rebuild a catalog that knows nothing from the newest snapshot, if there is one."""
     try:
         store = context.open_store(False)
@@ -151,7 +153,7 @@ def _adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
         return
     remember_snapshot(catalog, header)
-    catalog.set(walk_started_ns=str(header.started_ns))
+    catalog.set(walk_started_ns=str(header.started_ns), rules=context.rules.digest())
     catalog.commit()
 
 

@@ -27,8 +27,9 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         _table(title, rows)
     else:
         print(title)
+        width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
-            print(f"  {name:<25}{printable(value)}")
+            print(f"  {name:<{width}}{printable(value)}")
 
 
 def size(count: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from blobark import metadata
 from blobark.directories import Directories
-from blobark.errors import Fatal, TargetError, TargetFull
+from blobark.errors import Fatal, LockHeld, TargetError, TargetFull
 from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry
 
@@ -31,12 +32,19 @@ class Target:
     """The tree below restore_root. May be used from many threads; each holds one open directory."""
 
     def __init__(self, root: Path, *, create: bool) -> None:
-        """Open restore_root, making it when missing; without `create`, a missing one looks empty. Raises `Fatal`."""
+        """Open restore_root, making it when missing; without `create`, a missing one looks empty.
+
+        With `create` it is locked against other restores while it is open. Raises `LockHeld`, `Fatal`.
+        """
         self.is_root = os.geteuid() == 0
         try:
             if create:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._top = os.open(root, _TOP) if create or root.exists() else None
+            if create and self._top is not None:
+                fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LockHeld(f"another restore to {root} is running", "wait until it has finished") from None
         except OSError as error:
             raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
         self._directories = None if self._top is None else Directories(self._top)

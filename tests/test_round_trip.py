@@ -62,6 +62,17 @@ def test_lost_state_costs_no_content(workspace: Workspace) -> None:
     assert workspace.guids() == before
 
 
+def test_a_save_without_its_state_knows_its_own_map(workspace: Workspace) -> None:
+    entries = workspace.backup().result["entries"]
+    shutil.rmtree(workspace.state)
+    again = workspace.run("save").result
+    assert (again["sent"], again["segments_sent"], again["entries"]) == (0, 0, entries)
+    Path(workspace.source, "new").write_bytes(b"new")
+    workspace.run("index")
+    shutil.rmtree(workspace.state)
+    assert "build_index.py" in workspace.run("save", expect=2).stderr
+
+
 def test_a_second_restore_keeps_what_is_right(workspace: Workspace) -> None:
     workspace.backup()
     workspace.run("restore")
