@@ -37,8 +37,3 @@ class GuidSource:
 def blob_name(server: str, guid: str) -> str:
     """Return the key under which the content `guid` of `server` is stored."""
     return f"{server}_{guid}"
-
-
-def run_prefix(server: str, guid: str) -> str:
-    """Return the prefix of the keys of every blob of the run that gave out `guid`."""
-    return f"{server}_{guid[:TAG_LENGTH]}-"

@@ -153,7 +153,7 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
         return
     remember_snapshot(catalog, header)
-    catalog.set(walk_started_ns=str(header.started_ns), rules=context.rules.digest())
+    catalog.set(walk_started_ns=str(header.started_ns))
     catalog.commit()
 
 

@@ -31,7 +31,6 @@ KINDS: dict[int, Kind] = {
     stat.S_IFBLK: "block",
 }
 
-READ_SIZE_BYTES = 8 * 1024 * 1024
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _NO_ATIME = getattr(os, "O_NOATIME", 0)
 _HAS_XATTRS = hasattr(os, "listxattr")

@@ -73,6 +73,15 @@ def test_a_save_without_its_state_knows_its_own_map(workspace: Workspace) -> Non
     assert "build_index.py" in workspace.run("save", expect=2).stderr
 
 
+def test_a_save_without_its_state_holds_to_rules_that_are_new(workspace: Workspace) -> None:
+    entries = workspace.backup().result["entries"]
+    shutil.rmtree(workspace.state)
+    workspace.configure(skip_files=["small"])
+    again = workspace.run("save").result
+    assert (again["skipped"], again["entries"]) == (1, entries - 1)
+    assert "small" not in workspace.guids()
+
+
 def test_a_second_restore_keeps_what_is_right(workspace: Workspace) -> None:
     workspace.backup()
     workspace.run("restore")
