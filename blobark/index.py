@@ -42,8 +42,7 @@ def build(
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
     """
-    if not context.sources():
-        raise ConfigError("source_path names nothing", f"set it in {context.config.file}")
+    context.config.need("source_path")
     _check_allowed(context, allow_empty | allow_shrink)
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
