@@ -2,6 +2,8 @@
 
     python3 dev.py bench azure --server-command "fastblob --port {port}"
     python3 dev.py bench azure --endpoint http://127.0.0.1:10000/devstoreaccount1
+    python3 dev.py bench large --server-command "fastblob --port {port}"
+    python3 dev.py bench workers --server-command "fastblob --port {port} --latency-ms {latency}"
     python3 dev.py bench folder
     python3 dev.py bench memory
 
@@ -67,15 +69,29 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | folder | memory")
+    commands = top.add_subparsers(required=True, metavar="azure | large | workers | folder | memory")
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
     azure.add_argument("--files", type=int, default=50_000)
     azure.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
-    azure.add_argument("--endpoint", default="", help="an address with the account in it, as emulators have")
-    azure.add_argument("--connection-string", default=os.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
-    azure.add_argument("--server-command", metavar="COMMAND", help="a server to start, with {port} in it")
-    azure.set_defaults(bench=benches.azure)
+    _add_endpoint(azure)
+    azure.add_argument("--defaults", action="store_true", help="rclone without --transfers 20: defaults on all sides")
+    azure.set_defaults(bench=benches.azure, put_md5=False)
+
+    large = commands.add_parser("large", parents=[shared], help="save and restore a few large files, at an endpoint")
+    large.add_argument("--files", type=int, default=4)
+    large.add_argument("--size", type=int, default=256 * 1024 * 1024, help="bytes of each file (default: %(default)s)")
+    _add_endpoint(large)
+    large.set_defaults(bench=benches.azure, put_md5=True, defaults=False)
+
+    workers = commands.add_parser("workers", parents=[shared], help="max_workers: auto beside fixed numbers")
+    workers.add_argument("--files", type=int, default=20_000)
+    workers.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    workers.add_argument("--latencies", type=int, nargs="+", default=[1, 20, 100], metavar="MS")
+    workers.add_argument("--settings", nargs="+", default=["auto", "2", "16", "64", "256", "512"], metavar="N")
+    command = "a server to start, with {port} and {latency} (in ms) in it"
+    workers.add_argument("--server-command", metavar="COMMAND", required=True, help=command)
+    workers.set_defaults(bench=benches.workers)
 
     folder = commands.add_parser("folder", parents=[shared], help="save, save again and restore, stores in folders")
     folder.add_argument("--files", type=int, default=100_000)
@@ -87,6 +103,12 @@ def parser() -> argparse.ArgumentParser:
     memory.add_argument("--size", type=int, default=16, help="bytes of each file (default: %(default)s)")
     memory.set_defaults(bench=benches.memory, runs=1)
     return top
+
+
+def _add_endpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--endpoint", default="", help="an address with the account in it, as emulators have")
+    parser.add_argument("--connection-string", default=os.environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
+    parser.add_argument("--server-command", metavar="COMMAND", help="a server to start, with {port} in it")
 
 
 if __name__ == "__main__":

@@ -54,7 +54,8 @@ class Blobark:
 
     name = "blobark"
 
-    def __init__(self) -> None:
+    def __init__(self, workers: str = "auto") -> None:
+        self._workers = workers
         self.version = re.findall(r'__version__ = "(.+)"', (ROOT / "blobark/__init__.py").read_text())[0]
         for script in SCRIPTS.values():  # so that no measured run is the first that compiles
             ask([sys.executable, ROOT / script, "--help"])
@@ -85,6 +86,7 @@ class Blobark:
             "guid_mapping_file": str(here / "map.json"),
             "restore_root": str(place.restored),
             "metrics_log_file": str(here / "metrics.json"),
+            "max_workers": self._workers,
         }
         if place.account:
             settings["connection_string"] = place.account.connection_string
@@ -94,11 +96,12 @@ class Blobark:
 
 
 class Rclone:
-    """rclone: with `--transfers 20` on Azure, and as it is on a folder."""
+    """rclone: with `--transfers 20` on Azure unless its defaults are wanted, and as it is on a folder."""
 
     name = "rclone"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, defaults: bool = False) -> None:
+        self._defaults = defaults
         self._program = _found(path or _beside_python("rclone") or "rclone")
         self.version = ask([self._program, "version"]).split()[1].removeprefix("v")
 
@@ -110,7 +113,8 @@ class Rclone:
             settings = {"TYPE": "azureblob", "ACCOUNT": place.account.name, "KEY": place.account.key}
             settings["ENDPOINT"] = place.account.endpoint
             environment |= {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
-            options, there = ["--transfers", "20"], f"bench:{place.container}"
+            there = f"bench:{place.container}"
+            options = [] if self._defaults else ["--transfers", "20"]
         (place.folder / "rclone.conf").touch()
         save = Job([[self._program, "copy", place.tree, there, *options]], environment)
         restore = Job([[self._program, "copy", there, place.restored, *options]], environment)
@@ -118,11 +122,15 @@ class Rclone:
 
 
 class AzCopy:
-    """AzCopy, with its defaults, but for files of its own kept here. npm's package leaves it not executable."""
+    """AzCopy, with its defaults, but for files of its own kept here. npm's package leaves it not executable.
+
+    With `put_md5` it stores each file's MD5, and compares it on the way back.
+    """
 
     name = "azcopy"
 
-    def __init__(self, path: str, work: Path) -> None:
+    def __init__(self, path: str, work: Path, put_md5: bool) -> None:
+        self._put_md5 = put_md5
         unpacked = next((str(top / AZCOPY) for top in (Path.cwd(), ROOT) if (top / AZCOPY).exists()), "")
         self._program = path or shutil.which("azcopy") or unpacked
         if not os.path.exists(self._program):
@@ -141,13 +149,14 @@ class AzCopy:
         own = {name: str(place.folder) for name in ("HOME", "AZCOPY_LOG_LOCATION", "AZCOPY_JOB_PLAN_LOCATION")}
         environment = {**own, "AZCOPY_DISABLE_SYSLOG": "true"}
 
-        def copy(source: str, target: str, way: str) -> Job:
+        def copy(source: str, target: str, way: str, *more: str) -> Job:
             # An address that is not Azure's tells AzCopy nothing, so it is told what lies at either end.
             options = ["--recursive", "--from-to", way, "--skip-version-check"]
-            return Job([[self._program, "copy", source, target, *options]], environment)
+            return Job([[self._program, "copy", source, target, *options, *more]], environment)
 
+        checks = ["--put-md5"] if self._put_md5 else []
         return {
-            "save": copy(f"{place.tree}/*", f"{address}?{signature}", "LocalBlob"),
+            "save": copy(f"{place.tree}/*", f"{address}?{signature}", "LocalBlob", *checks),
             "restore": copy(f"{address}/*?{signature}", str(place.restored), "BlobLocal"),
         }
 

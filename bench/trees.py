@@ -11,6 +11,9 @@ CONTENT_EVERY = 20
 """Of so many files one is compared by content; the others by name and size."""
 
 
+PIECE_BYTES = 16 * 1024 * 1024
+
+
 class Different(Exception):
     """A restored tree is not the one that was saved."""
 
@@ -28,10 +31,10 @@ def make(folder: Path, files: int, sizes: tuple[int, int], seed: int = 1) -> int
         if name.count("/") - str(folder).count("/") < 6:
             recent = [str(folder), *recent[-30:], name]
         for index in range(inside):
-            data = pick.randbytes(pick.randint(*sizes))
-            total += len(data)
+            size = pick.randint(*sizes)
+            total += size
             with open(f"{name}/file-{index:06}.dat", "wb", buffering=0) as file:
-                file.write(data)
+                file.writelines(pick.randbytes(min(PIECE_BYTES, size - start)) for start in range(0, size, PIECE_BYTES))
         left -= inside
         number += 1
     return total

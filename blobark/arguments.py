@@ -9,9 +9,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from blobark import __version__
-from blobark.commands import IndexOptions, RestoreOptions, SaveOptions, run_index, run_restore, run_save
+from blobark.commands import (
+    IndexOptions,
+    RestoreOptions,
+    SaveOptions,
+    run_doctor,
+    run_index,
+    run_restore,
+    run_save,
+)
 from blobark.context import Context
+from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
+from blobark.rebuild import RebuildOptions, run_rebuild
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
@@ -126,6 +136,8 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", choices=("always", "if-changed", "never"), default="if-changed", help=text)
     text = "restore what a bare {guid: path} JSON names, without a snapshot"
     parser.add_argument("--map", type=Path, dest="map_path", metavar="FILE", help=text)
+    text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
+    parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
     text = "with --map: take this off each path (default: source_path)"
     parser.add_argument("--strip-prefix", default="", metavar="PATH", help=text)
 
@@ -137,9 +149,29 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
         map_path=options.map_path,
         strip_prefix=options.strip_prefix,
         overwrite=options.overwrite,
+        rehydrate=options.rehydrate,
         dry_run=options.dry_run,
     )
     return run_restore(context, chosen)
+
+
+def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    text = "what this machine is to do (may be repeated; default: all three)"
+    parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
+
+
+def _run_doctor(context: Context, options: argparse.Namespace) -> Any:
+    return run_doctor(context, options.commands or tuple(NEEDS), dry_run=options.dry_run)
+
+
+def _rebuild_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", default="", metavar="NAME", help="whose blobs, when the store does not say")
+    text = "publish a rescued snapshot though there is one that can be read"
+    parser.add_argument("--force", action="store_true", help=text)
+
+
+def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
+    return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
 
 
 def _number(text: str) -> int:
@@ -166,8 +198,23 @@ COMMANDS = {
     "restore": Command(
         "restore_blob.py",
         "rebuild the tree below restore_root, in parallel, sampling the machine",
-        "\n--snapshot 12 --to /srv/restored\n--server web1 --dry-run\n--map saved.json --strip-prefix /srv/data",
+        "\n--snapshot 12 --to /srv/restored\n--server web1 --dry-run\n--map saved.json --strip-prefix /srv/data"
+        "\n--rehydrate high",
         _restore_options,
         _run_restore,
+    ),
+    "doctor": Command(
+        "blobark doctor",
+        "show how this machine logs in to its store, and try what it may do there",
+        "\n--for restore\n--json",
+        _doctor_options,
+        _run_doctor,
+    ),
+    "rebuild": Command(
+        "blobark rebuild",
+        "make a snapshot of what the blobs say of themselves, when every snapshot is lost",
+        "--dry-run\n\n--server web1 --json",
+        _rebuild_options,
+        _run_rebuild,
     ),
 }

@@ -317,7 +317,7 @@ class DraftBuilder:
         trees = [SourceTree(source.path) for source in self._context.sources()]
         try:
             work = Reader(trees)
-            for reading in self._context.engine.run(self._draft.doubts(), work, cost=reading_cost):
+            for _, reading in self._context.engine.run(self._draft.doubts(), work, cost=reading_cost):
                 entry, previous = reading.entry, reading.previous
                 self._context.reporter.advance(0, entry.size)
                 if reading.error:
@@ -346,6 +346,9 @@ def carry(entry: Entry, previous: Entry) -> Entry:
         digest=previous.digest,
         ranges=previous.ranges,
         extents=previous.extents,
+        blocks=previous.blocks,
+        blocks_at=previous.blocks_at,
+        block_bits=previous.block_bits,
         changed_while_read=previous.changed_while_read,
     )
 

@@ -7,6 +7,7 @@ as a snapshot's), and an overlay of single entries that are newer than their lin
     index    writes a new draft, in one transaction: a crash leaves the draft before it
     save     overlays each entry as its content gets stored; after publishing, the snapshot's segments are the draft
     segment  is also a cache of the store's segments, by digest
+    sent     what has been sent for this draft, and has not been audited (audit.py)
 
 It is a cache: a lost or damaged catalog is rebuilt from the newest snapshot, which costs time and never data.
 One process at a time writes it (`state_lock`); `synchronous=NORMAL` keeps it whole through kill -9 and loss of power.
@@ -15,7 +16,6 @@ One process at a time writes it (`state_lock`); `synchronous=NORMAL` keeps it wh
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -24,11 +24,11 @@ from pathlib import Path
 
 import msgspec
 
-from blobark.errors import Fatal, LockHeld
+from blobark.errors import Fatal
 from blobark.model import Entry, SegmentRef
 from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 POSITION_SHIFT = 20
 FLUSH_ROWS = 1000
 
@@ -37,6 +37,7 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segment(digest TEXT PRIMARY KEY, stored BLOB NOT NULL);
 CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
+CREATE TABLE sent(guid BLOB PRIMARY KEY, size INTEGER NOT NULL, md5 BLOB NOT NULL) WITHOUT ROWID;
 """
 
 _TEMPORARY = """
@@ -61,27 +62,6 @@ class DraftSegment:
     overlaid: bool
 
 
-@contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
-    """Hold the one writer's lock of a state folder, which is made (0700) when missing.
-
-    The kernel lets go of it when the process ends, however it ends. Raises `LockHeld`, `Fatal`.
-    """
-    try:
-        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
 class Catalog:
     """The catalog of one state folder. For one thread; every method may raise `Fatal` when the disk fails."""
 
@@ -89,6 +69,7 @@ class Catalog:
         self._db = connection
         self._keep = keep
         self._overlay_rows: list[tuple[int, bytes]] = []
+        self._sent_rows: list[tuple[bytes, int, bytes]] = []
 
     @classmethod
     @contextlib.contextmanager
@@ -185,6 +166,8 @@ class Catalog:
     def adopt(self, refs: Iterable[SegmentRef], **values: str) -> None:
         """Make the segments of a published snapshot the draft, and commit. Each is in the catalog already."""
         self._overlay_rows.clear()
+        self._sent_rows.clear()
+        self._db.execute("DELETE FROM sent")
         self._db.execute("DELETE FROM overlay")
         self._db.execute("DELETE FROM draft")
         rows = ((i, msgspec.json.encode(ref), 0, 0) for i, ref in enumerate(refs))
@@ -210,6 +193,9 @@ class Catalog:
         rows, self._overlay_rows = self._overlay_rows, []
         if rows:
             self._db.executemany("INSERT OR REPLACE INTO overlay VALUES (?, ?)", rows)
+        sent, self._sent_rows = self._sent_rows, []
+        if sent:
+            self._db.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?)", sent)
 
     # Maps made elsewhere
 
@@ -241,6 +227,33 @@ class Catalog:
         """Yield (sequence, blob) of the claims that were not struck, in order, and forget them all."""
         yield from self._db.execute("SELECT sequence, blob FROM claimed ORDER BY sequence").fetchall()
         self._db.execute("DELETE FROM claimed")
+
+    # Content that was sent and has not been audited. A GUID is its 16 bytes, an MD5 too, or b"" where there is none
+
+    def note_sent(self, guid: bytes, size_bytes: int, md5: bytes) -> None:
+        """Note what was read of content that has been sent; durable with the next `commit`, gone with `adopt`."""
+        self._sent_rows.append((guid, size_bytes, md5))
+
+    def sent_tags(self) -> dict[str, int]:
+        """Return the beginnings (eight digits) of the GUIDs that were noted, and how many have each."""
+        self._flush()
+        return dict(self._db.execute("SELECT lower(hex(substr(guid, 1, 4))), count(*) FROM sent GROUP BY 1 ORDER BY 1"))
+
+    def strike_sent(self, rows: Iterable[tuple[bytes, int, bytes]]) -> int:
+        """Forget (GUID, stored size, MD5) that were seen in the store as they were noted; return how many were."""
+        self._flush()
+        query = "DELETE FROM sent WHERE guid = ? AND size = ? AND md5 IN (?, x'')"
+        return self._db.executemany(query, rows).rowcount
+
+    def is_sent(self, guid: bytes) -> bool:
+        """Whether a GUID was noted and not struck."""
+        self._flush()
+        return self._db.execute("SELECT 1 FROM sent WHERE guid = ?", (guid,)).fetchone() is not None
+
+    def forget_sent(self, guid: bytes) -> None:
+        """Forget a GUID that was noted."""
+        self._flush()
+        self._db.execute("DELETE FROM sent WHERE guid = ?", (guid,))
 
 
 class DraftWriter:

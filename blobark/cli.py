@@ -23,17 +23,21 @@ import msgspec
 from blobark import arguments, summary
 from blobark.config import Config, load
 from blobark.context import Context
+from blobark.crew import Crew
+from blobark.doctor import DoctorResult
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
 from blobark.model import printable
 from blobark.progress import Display
 from blobark.rules import Rules
+from blobark.stores.load import Limits
 from blobark.stores.retry import Retrying
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Where the scripts lie, and the configuration that they use when there is none in the current folder."""
 
-REMOTE_WORKERS = 16
+REMOTE_WORKERS = 512
+"""Up to so many threads, in all processes together, where as many as pay are looked for."""
 LOCAL_WORKERS = 2
 
 
@@ -110,8 +114,11 @@ class OutputError(Exception):
 
 def _show(options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
-    failed = getattr(result, "failed", None) or getattr(result, "errors", [])
-    code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
+    if isinstance(result, DoctorResult):
+        code = result.exit_code
+    else:
+        failed = getattr(result, "failed", None) or getattr(result, "errors", [])
+        code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
     try:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()
@@ -134,8 +141,9 @@ def _print_result(
 
 
 def _context(config: Config, shown: Display, stop: threading.Event, stores: list[Retrying]) -> Context:
-    workers = config.max_workers or (REMOTE_WORKERS if config.store == "azure" else LOCAL_WORKERS)
-    engine = Engine(workers, config.max_memory_bytes, stop)
+    is_remote = config.store == "azure"
+    workers = config.max_workers or (REMOTE_WORKERS if is_remote else LOCAL_WORKERS)
+    engine = Engine(workers, config.max_memory_bytes, stop, auto=is_remote and not config.max_workers)
 
     def open_store(create: bool) -> Retrying:
         from blobark.stores.open import open_store
@@ -144,10 +152,12 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
             stores.append(
                 open_store(
                     "azure" if config.store == "azure" else str(config.store),
-                    connection_string=config.connection_string.reveal(),
+                    login=config.login,
                     container=config.container_name or "",
                     create=create,
+                    access_tier=config.access_tier or "",
                     workers=workers,
+                    limits=Limits(config.max_bandwidth, config.max_requests_per_s, config.timeout_s),
                     stop=stop,
                 )
             )
@@ -155,11 +165,18 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
 
     rules = Rules(skip_files=config.skip_files, skip_path=config.skip_path, exclude=config.exclude)
 
-    def counters() -> dict[str, float]:
-        run = {"files": shown.items, "bytes": shown.bytes, "failed": shown.failed, "in_flight": engine.in_flight}
-        return {**run, **(stores[0].counters() if stores else {})}
+    crew = Crew(engine)
 
-    return Context(config, rules, engine, shown, open_store, counters)
+    def store_counters() -> dict[str, int]:
+        return stores[0].counters() if stores else {}
+
+    def counters() -> dict[str, float]:
+        run = {"files": shown.items, "bytes": shown.bytes, "failed": shown.failed}
+        own, crews = {**store_counters(), "workers": 0 if crew else engine.pace.workers}, crew.counters()
+        sums = {name: own.get(name, 0) + crews.get(name, 0) for name in own.keys() | crews.keys()}
+        return {**run, "in_flight": engine.in_flight + crew.in_flight, **sums}
+
+    return Context(config, rules, engine, crew, shown, open_store, store_counters, counters)
 
 
 def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:

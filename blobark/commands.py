@@ -1,4 +1,4 @@
-"""The three commands, from configuration to result: they put the parts together and hold what must be held.
+"""The commands, from configuration to result: they put the parts together and hold what must be held.
 
 Each returns a result value; errors that stop the run are raised as `BlobarkError`. Nothing here prints.
 """
@@ -7,24 +7,31 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from blobark import __version__, identity, index, mapfile, mapjobs, snapshot
 from blobark.builder import IndexResult
-from blobark.catalog import Catalog, state_lock
+from blobark.catalog import Catalog
 from blobark.context import Context
+from blobark.doctor import DoctorResult, examine
+from blobark.engine import Engine
 from blobark.errors import BlobarkError, ConfigError, SnapshotError, StoreMissing
+from blobark.fetch import Fetcher, FetchTask, RestoreJob
+from blobark.filelock import state_lock
 from blobark.model import Header, Root, display, printable
 from blobark.plan import Overwrite
 from blobark.publish import publish
 from blobark.reapply import reapply
-from blobark.restore import Restorer, RestoreResult
-from blobark.save import Saver, SaveResult
-from blobark.stores.base import Store
+from blobark.rehydrate import Archive, common_prefix
+from blobark.restore import Restorer, RestoreResult, jobs_of
+from blobark.save import Job, Saver, SaveResult, Sender, SendTask
+from blobark.stores.base import Priority, Store
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
 
@@ -56,6 +63,7 @@ class RestoreOptions:
     map_path: Path | None = None
     strip_prefix: str = ""
     overwrite: Overwrite = "if-changed"
+    rehydrate: Priority | None = None
     dry_run: bool = False
 
 
@@ -81,7 +89,11 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     if not map_path.exists():
         raise ConfigError(f"there is no map {map_path}", "run build_index.py first")
     state_dir = context.config.state_dir
-    with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
+    with (
+        state_lock(state_dir),
+        _hired(context, options.dry_run),
+        Catalog.open(state_dir, keep=not options.dry_run) as catalog,
+    ):
         failed = _make_draft_current(context, catalog)
         roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
         _check_roots(context, roots)
@@ -100,6 +112,25 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
             catalog.set(map_outdated="")
             catalog.commit()
         return saver.result
+
+
+@contextlib.contextmanager
+def _hired(context: Context, dry_run: bool) -> Iterator[None]:
+    """Have a crew while this lasts, which must begin before the store is asked anything: that starts threads."""
+
+    def sender(task: SendTask, _descriptors: list[int], engine: Engine) -> Sender:
+        return Sender(context, context.open_store(False), task, engine)
+
+    def fetcher(task: FetchTask, descriptors: list[int], engine: Engine) -> Fetcher:
+        return Fetcher(context.open_store(False), Target(descriptors[0]), task, engine, dry_run=False)
+
+    limited = context.config.max_bandwidth or context.config.max_requests_per_s
+    if not dry_run and not limited:  # a limit is one process's: it needs no second one
+        context.crew.hire({SendTask: (Job, sender), FetchTask: (RestoreJob, fetcher)}, context.store_counters)
+    try:
+        yield
+    finally:
+        context.crew.dismiss()
 
 
 def _check_roots(context: Context, roots: list[Root]) -> None:
@@ -181,50 +212,91 @@ def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header
 def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
     """Restore a snapshot or a map below restore_root, sampling the machine while it runs."""
     raise_descriptor_limit()
-    config = context.config
-    if config.restore_root is None:
+    root = context.config.restore_root
+    if root is None:
         raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
-    store = context.open_store(False)
     with contextlib.ExitStack() as stack:
-        catalog = _catalog_to_read(stack, config.state_dir)
-        server = options.server or config.server or (catalog.get("server") if catalog else "")
-        jobs = header = None
-        if options.map_path is not None:
-            prefixes = (
-                [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
-            )
-            jobs = mapjobs.restore_jobs(options.map_path, server, prefixes)
-        else:
-            server = server or identity.server_to_restore(store)
-            known = int(catalog.get("snapshot") or "0") if catalog else 0
-            header = _header(context, store, server, options.snapshot, known)
-        target = Target(config.restore_root, create=not options.dry_run)
+        stack.enter_context(_hired(context, options.dry_run))
+        store = context.open_store(False)
+        wanted = _wanted(context, store, _catalog_to_read(stack, context.config.state_dir), options)
+        archive = stack.enter_context(Archive.open(context, store, wanted.server))
+        if archive.find(f"{wanted.server}_" if wanted.header else common_prefix(wanted.server, wanted.jobs())):
+            _hold_archived(context, archive, options, wanted, root)
+        target = Target.open(root, create=not options.dry_run)
         stack.callback(target.close)
-        restorer = Restorer(context, store, target, server, options.overwrite, dry_run=options.dry_run)
+        restorer = Restorer(context, store, target, wanted.server, options.overwrite, dry_run=options.dry_run)
+        if archive.is_needed:
+            restorer.wait_for(archive, options.rehydrate or "standard")
         sampler = None
         if not options.dry_run:
             from metrics.sampler import Sampler  # late: only a restore samples, and psutil takes 30 ms
 
-            run = _run_facts(context, server, header.number if header else 0)
-            sampler = stack.enter_context(
-                Sampler(config.metrics_log_file, run=run, counters=context.counters, watch_path=config.restore_root)
-            )
-        if header is not None:
-            context.reporter.begin("restore", header.totals.files, header.totals.file_bytes)
-            manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
-            restorer.snapshot(header, manifest)
-            if not header.complete and not header.totals.errors:
-                reason = "some items that its map named were not saved, and are not in it"
-                restorer.result.failed.append((f"snapshot {header.number}", reason))
-                context.reporter.warn(f"failed: snapshot {header.number}: {reason}")
-        elif jobs is not None:
-            context.reporter.begin("restore", 0, 0)
-            restorer.mapped(jobs)
+            run = _run_facts(context, wanted.server, wanted.header.number if wanted.header else 0)
+            log = context.config.metrics_log_file
+            sampler = stack.enter_context(Sampler(log, run=run, counters=context.counters, watch_path=root))
+        _restore(context, restorer, wanted)
         if sampler is not None:
             for warning in sampler.finish(_summary(restorer.result)):
                 context.reporter.warn(f"metrics: {warning}")
             restorer.result.peak_rss_bytes = sampler.peak_rss_bytes
         return restorer.result
+
+
+def run_doctor(context: Context, commands: Sequence[str], *, dry_run: bool) -> DoctorResult:
+    """Look at how this machine logs in to its store, and try what the commands need there."""
+    with contextlib.ExitStack() as stack:
+        catalog = _catalog_to_read(stack, context.config.state_dir)
+        server = context.config.server or (catalog.get("server") if catalog else "")
+    return examine(context, server or identity.name_for_host(identity.this_host().name), commands, dry_run=dry_run)
+
+
+class _Wanted(NamedTuple):
+    """What is to be restored: a snapshot, or (without a header) a bare map; `jobs` may be called more than once."""
+
+    server: str
+    header: Header | None
+    manifest: snapshot.Manifest
+    jobs: Callable[[], Iterator[RestoreJob]]
+
+
+def _wanted(context: Context, store: Store, catalog: Catalog | None, options: RestoreOptions) -> _Wanted:
+    config = context.config
+    server = options.server or config.server or (catalog.get("server") if catalog else "")
+    if options.map_path is not None:
+        prefixes = [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
+        jobs = partial(mapjobs.restore_jobs, options.map_path, server, prefixes)
+        return _Wanted(server, None, snapshot.Manifest(store, server), jobs)
+    server = server or identity.server_to_restore(store)
+    known = int(catalog.get("snapshot") or "0") if catalog else 0
+    header = _header(context, store, server, options.snapshot, known)
+    manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
+    return _Wanted(server, header, manifest, partial(jobs_of, header, manifest))
+
+
+def _restore(context: Context, restorer: Restorer, wanted: _Wanted) -> None:
+    header = wanted.header
+    if header is None:
+        context.reporter.begin("restore", 0, 0)
+        restorer.mapped(wanted.jobs())
+        return
+    context.reporter.begin("restore", header.totals.files, header.totals.file_bytes)
+    restorer.snapshot(header, wanted.manifest)
+    if not header.complete and not header.totals.errors:
+        reason = "some items that its map named were not saved, and are not in it"
+        if header.rescued:
+            reason = "it was rescued from the blobs alone, and lacks links, empty directories and special files"
+        restorer.result.failed.append((f"snapshot {header.number}", reason))
+        context.reporter.warn(f"failed: snapshot {header.number}: {reason}")
+
+
+def _hold_archived(context: Context, archive: Archive, options: RestoreOptions, wanted: _Wanted, root: Path) -> None:
+    """Find what needs archived content; raises `Fatal`, with nothing written, when that is not to be brought back."""
+    task = FetchTask(wanted.server, options.overwrite)
+    with contextlib.closing(Target.open(root, create=False)) as target:
+        look = Fetcher(context.open_store(False), target, task, context.engine, dry_run=True)
+        archive.hold(wanted.jobs(), look)
+    if archive.is_needed and not options.rehydrate and not options.dry_run:
+        raise archive.refusal()
 
 
 def _header(context: Context, store: Store, server: str, number: int, known: int) -> Header:
@@ -254,7 +326,7 @@ def _run_facts(context: Context, server: str, number: int) -> dict[str, Any]:
         "store": "azure" if config.store == "azure" else "folder",
         "server": server,
         "snapshot": number,
-        "settings": {"max_workers": context.engine.workers, "max_memory_bytes": context.engine.max_bytes},
+        "settings": {"max_workers": context.config.max_workers or "auto", "max_memory_bytes": context.engine.max_bytes},
     }
 
 

@@ -1,7 +1,7 @@
 """The configuration: `config.yaml`, the environment and the command line become one frozen `Config`.
 
 `load` finds every mistake before it gives up: one `ConfigError` with one line a mistake, which names the file, the
-line and the key. Each value is read by its key's own rule, wherever it comes from. The connection string is a
+line and the key. Each value is read by its key's own rule, wherever it comes from. What opens a store is a
 `Secret`: it is in no message, no repr and no pickle.
 """
 
@@ -17,13 +17,16 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from blobark.config_azure import LOGIN_KEYS, Auth, Login, LoginFault, login
 from blobark.config_file import Given, Mistakes, SettingsFile
 from blobark.config_keys import (
     KEYS,
     ChangeDetection,
+    Delta,
     Key,
     Secret,
     SourceRoot,
+    UploadCheck,
     connection_fault,
     renamed_source_root,
     source_root,
@@ -31,10 +34,14 @@ from blobark.config_keys import (
 from blobark.errors import ConfigError
 from blobark.model import display
 
-__all__ = ["ChangeDetection", "Config", "Secret", "SourceRoot", "connection_fault", "load"]
+__all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connection_fault", "load"]
 
 FILE_NAME: Final = "config.yaml"
-_SECRET_WRITTEN: Final = re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE)
+_SECRETS_WRITTEN: Final = {
+    "connection_string": re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE),
+    "account_key": re.compile(r"\S"),
+    "sas_token": re.compile(r"\bsig(=|%3D)[^&;\s]", re.IGNORECASE),
+}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,15 +55,30 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     exclude: tuple[str, ...]
     one_file_system: bool
     change_detection: ChangeDetection
+    delta: Delta
     store: Path | Literal["azure"]
+    auth: Auth | None
     connection_string: Secret
+    account_name: str | None
+    account_key: Secret
+    sas_token: Secret
+    endpoint: str | None
+    login: Login | None
+    """How to log in to Azure, of the keys above and the environment; None where the store is no container."""
     container_name: str | None
+    access_tier: str | None
     state_dir: Path
     server: str | None
     restore_root: Path | None
+    upload_check: UploadCheck
     max_workers: int | None
     """None: as many as the machine is good for (`auto`)."""
     max_memory_bytes: int
+    timeout_s: float
+    max_bandwidth: int
+    """Bytes a second, both directions together; 0: any number."""
+    max_requests_per_s: int
+    """0: any number."""
     metrics_log_file: Path
     warnings: tuple[str, ...]
     """What a person should be told, one line each."""
@@ -97,17 +119,22 @@ def load(
         raise TypeError(f"no such keys: {options.keys() - KEYS.keys()}")
     values = _Values(mistakes, Path(os.path.abspath(file)).parent, given, options)
     read = {rule.field or key: values.of(key) for key, rule in KEYS.items()}
-    own_connection = bool(read["connection_string"])
-    if not own_connection:
-        read["connection_string"] = Secret(environ.get("AZURE_STORAGE_CONNECTION_STRING", ""))
-    connection = given.get("connection_string")
-    warnings = []
-    if settings.others_can_read and connection is not None and _SECRET_WRITTEN.search(connection.written):
-        warnings.append(f"{shown}: others can read it, and it holds a secret: `chmod 600 {shown}`, or write ${{NAME}}")
-    config = Config(file=file, warnings=tuple(warnings), **read)
-    for key, fault in _conflicts(config, own_connection=own_connection, restore_aside="restore_root" in options):
+    warnings: tuple[str, ...] = ()
+    written = [key for key, secret in _SECRETS_WRITTEN.items() if key in given and secret.search(given[key].written)]
+    if settings.others_can_read and written:
+        warnings = (f"{shown}: others can read it, and it holds a secret: `chmod 600 {shown}`, or write ${{NAME}}",)
+    if read["access_tier"] and read["store"] != "azure":
+        warnings += (f"{shown}: access_tier: a folder has no tiers, so it is ignored",)
+    azure = None
+    if read["store"] == "azure" and not any(mistakes.about(key) for key in LOGIN_KEYS):
+        try:
+            azure = login(read, values.place, environ)
+        except LoginFault as fault:
+            values.mistake(fault.key, fault.fault)
+    config = Config(file=file, warnings=warnings, login=azure, **read)
+    for key, text in _conflicts(config, restore_aside="restore_root" in options):
         if getattr(config, key) or not mistakes.about(key):
-            values.mistake(key, fault)
+            values.mistake(key, text)
     mistakes.raise_any()
     return config
 
@@ -129,6 +156,12 @@ class _Values:
             items = given.value if isinstance(given.value, list) else [given] if given.value is not None else []
             return tuple(value for value in (self._one(key, rule, item) for item in items) if value is not None)
         return self._one(key, rule, given)
+
+    def place(self, key: str) -> str:
+        """Return where a key was given."""
+        if key in self._options:
+            return f"--{key.replace('_', '-')}"
+        return self._mistakes.place(self._given[key].line if key in self._given else 0)
 
     def mistake(self, key: str, fault: str, line: int = 0) -> None:
         """Note what is wrong with a key, where it was given."""
@@ -173,9 +206,9 @@ def _find(default_dir: Path | None) -> Path:
 # How the values get on with each other
 
 
-def _conflicts(config: Config, *, own_connection: bool, restore_aside: bool) -> Iterator[tuple[str, str]]:
+def _conflicts(config: Config, *, restore_aside: bool) -> Iterator[tuple[str, str]]:
     """Yield (key, what is wrong). A restore_root for this time only, set aside, harms no later backup."""
-    yield from _store_conflicts(config, own_connection=own_connection)
+    yield from _store_conflicts(config)
     yield from _root_conflicts(config.source_path)
     folders = [(key, path) for key, path in _own(config) if key in ("store", "state_dir")]
     if len(folders) == 2 and (_is_inside(folders[0][1], folders[1][1]) or _is_inside(folders[1][1], folders[0][1])):
@@ -195,14 +228,10 @@ def _conflicts(config: Config, *, own_connection: bool, restore_aside: bool) -> 
                 yield "restore_root", f"lies inside source_path {place}: move it, or name it in skip_path as well"
 
 
-def _store_conflicts(config: Config, *, own_connection: bool) -> Iterator[tuple[str, str]]:
+def _store_conflicts(config: Config) -> Iterator[tuple[str, str]]:
     azure = config.store == "azure"
-    if azure and not config.connection_string:
-        yield "connection_string", "not set, and store: azure needs it (or AZURE_STORAGE_CONNECTION_STRING)"
-    elif own_connection or azure:
-        fault = connection_fault(config.connection_string.reveal())
-        if fault:
-            yield "connection_string", fault
+    if not azure and config.connection_string and (fault := connection_fault(config.connection_string.reveal())):
+        yield "connection_string", fault
     if azure and not config.container_name:
         yield "container_name", "not set, and store: azure needs it"
 

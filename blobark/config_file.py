@@ -43,9 +43,13 @@ class Mistakes:
         self._found: list[tuple[int, str]] = []
         self._keys: set[str] = set()
 
+    def place(self, line: int) -> str:
+        """Return the name of a line; 0 is none in particular."""
+        return f"{self._file}:{line}" if line else self._file
+
     def add(self, line: int, key: str, text: str) -> None:
         """Note what is wrong with the value of a key."""
-        place = f"{self._file}:{line}" if line else self._file
+        place = self.place(line)
         self._found.append((line, f"{place}: {key}: {text}" if key else f"{place}: {text}"))
         self._keys.add(key)
 

@@ -16,10 +16,15 @@ import msgspec
 
 from blobark.config_file import Given
 
+Delta = Literal["whole", "extents", "off"]
 ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
+UploadCheck = Literal["full", "none"]
+
+AUTHS: Final = ("connection_string", "key", "sas", "entra")
 
 _MOST_WORKERS: Final = 512
 _LEAST_MEMORY_BYTES: Final = 16 << 20
+_LEAST_BANDWIDTH: Final = 64 << 10
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -108,14 +113,46 @@ def _workers(text: str, _base: Path) -> int | None:
 
 
 def _size_bytes(text: str, _base: Path) -> int:
+    size_bytes = _bytes(text)
+    if size_bytes < _LEAST_MEMORY_BYTES:
+        raise ValueError(f"expected at least {_LEAST_MEMORY_BYTES >> 20}MiB")
+    return size_bytes
+
+
+def _bytes(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)(i?)(b?)", text.strip().lower())
     if match is None or (match[3] and not match[2]):
         raise ValueError("expected a size such as 256MiB or 1GB")
     units = _DECIMAL_UNITS if match[4] and not match[3] else _UNITS
-    size_bytes = int(float(match[1]) * units[match[2]])
-    if size_bytes < _LEAST_MEMORY_BYTES:
-        raise ValueError(f"expected at least {_LEAST_MEMORY_BYTES >> 20}MiB")
-    return size_bytes
+    return int(float(match[1]) * units[match[2]])
+
+
+def _seconds(text: str, _base: Path) -> float:
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|h)", text.strip().lower())
+    if match is None or not 1 <= (seconds := float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]) <= 3600:
+        raise ValueError("expected a time from 1s to 1h, such as 30s")
+    return seconds
+
+
+def _bandwidth(text: str, _base: Path) -> int:
+    return _rate(text, lambda: _bytes(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
+
+
+def _requests(text: str, _base: Path) -> int:
+    return _rate(text, lambda: int(text) if re.fullmatch("[0-9]{1,9}", text) else 0, 1, "1 or more")
+
+
+def _rate(text: str, read: Callable[[], int], least: int, expected: str) -> int:
+    """Read what is allowed in a second; 0 stands for `none`."""
+    if text == "none":
+        return 0
+    try:
+        per_second = read()
+    except ValueError:
+        per_second = 0
+    if per_second < least:
+        raise ValueError(f"expected {expected}, or none")
+    return per_second
 
 
 def _flag(text: str, _base: Path) -> bool:
@@ -131,6 +168,18 @@ def _change_detection(text: str, _base: Path) -> str:
     return text
 
 
+def _delta(text: str, _base: Path) -> str:
+    if text not in ("whole", "extents", "off"):
+        raise ValueError("expected whole, extents or off")
+    return text
+
+
+def _upload_check(text: str, _base: Path) -> str:
+    if text not in ("full", "none"):
+        raise ValueError("expected full or none")
+    return text
+
+
 def _server(text: str, _base: Path) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}", text):
         raise ValueError("expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit")
@@ -140,6 +189,32 @@ def _server(text: str, _base: Path) -> str:
 def _container(text: str, _base: Path) -> str:
     if not re.fullmatch(r"(?=.{3,63}\Z)[a-z0-9]+(-[a-z0-9]+)*|\$root", text):
         raise ValueError("expected 3 to 63 of a-z, 0-9 and single -")
+    return text
+
+
+def _auth(text: str, _base: Path) -> str:
+    if text not in AUTHS:
+        raise ValueError(f"expected {', '.join(AUTHS[:-1])} or {AUTHS[-1]}")
+    return text
+
+
+def _account_name(text: str, _base: Path) -> str:
+    if not re.fullmatch(r"[a-z0-9]{3,24}", text):
+        raise ValueError("expected 3 to 24 of a-z and 0-9")
+    return text
+
+
+def _endpoint(text: str, _base: Path) -> str:
+    if "://" not in text:
+        raise ValueError("expected an address such as https://myaccount.blob.core.windows.net")
+    if fault := _endpoint_fault(text):
+        raise ValueError(f"expected https://<host>[:port][/path]: {fault}")
+    return text.rstrip("/")
+
+
+def _access_tier(text: str, _base: Path) -> str:
+    if text not in ("hot", "cool", "cold", "archive"):
+        raise ValueError("expected hot, cool, cold or archive")
     return text
 
 
@@ -177,14 +252,25 @@ KEYS: Final[dict[str, Key]] = {
     "exclude": Key(_pattern, many=True),
     "one_file_system": Key(_flag, "false"),
     "change_detection": Key(_change_detection, "strict"),
+    "delta": Key(_delta, "whole"),
     "store": Key(_store, "blobark-data/store"),
+    "auth": Key(_auth),
     "connection_string": Key(_secret, "", secret=True),
+    "account_name": Key(_account_name),
+    "account_key": Key(_secret, "", secret=True),
+    "sas_token": Key(_secret, "", secret=True),
+    "endpoint": Key(_endpoint, secret=True),
     "container_name": Key(_container),
+    "access_tier": Key(_access_tier),
     "state_dir": Key(_path, "blobark-data/state"),
     "server": Key(_server),
     "restore_root": Key(_path),
+    "upload_check": Key(_upload_check, "full"),
     "max_workers": Key(_workers, "auto"),
     "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
+    "timeout": Key(_seconds, "30s", field="timeout_s"),
+    "max_bandwidth": Key(_bandwidth, "none"),
+    "max_requests_per_s": Key(_requests, "none"),
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
 }
 

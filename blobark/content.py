@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from msgspec.structs import replace
 
 from blobark import source
 from blobark.clock import now_ns
-from blobark.errors import BlobExists, BlobNotFound, ContentError, SourceError
+from blobark.errors import BlobExists, BlobNotFound, ContentError
+from blobark.extents import of_entry
 from blobark.guids import blob_name
 from blobark.model import Entry, Extent
 from blobark.segments import decode_entry, encode_entry
@@ -29,10 +31,6 @@ from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
 
 EMPTY_DIGEST = blake3(b"").hexdigest()
 MAX_META_BYTES = 6 * 1024
-MAX_BLOCKS = 25_000
-"""Half of the 50,000 blocks that an Azure block blob may have."""
-READINGS = 3
-_MIB = 1024 * 1024
 
 
 class DifferentContent(BlobExists):
@@ -41,62 +39,33 @@ class DifferentContent(BlobExists):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file's content is in the store: the entry as read, whether it was sent or there already, and the bytes sent."""
+    """A file's content is in the store: the entry as read, whether it was sent or there already, and the bytes sent.
+
+    `md5` has 16 bytes where it was asked for and the content is that of one `put`; otherwise it is empty.
+    """
 
     entry: Entry
     sent: bool
     sent_bytes: int = 0
+    md5: bytes = b""
 
 
-def block_size(content_size: int) -> int:
-    """Return the size in bytes of the blocks that content of this size is sent in: whole MiB, at most 25,000 blocks."""
-    return max(BLOCK_SIZE_BYTES, -(-content_size // (MAX_BLOCKS * _MIB)) * _MIB)
-
-
-def memory_cost(entry: Entry) -> int:
-    """Return about how many bytes putting or getting this entry's content holds in memory."""
-    size = entry.content_size
-    return size if size <= BLOCK_SIZE_BYTES else 2 * block_size(size)
-
-
-def put_file(
-    store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, status: os.stat_result
-) -> Stored:
-    """Store the content of an open regular file, whose fstat is `status`, under the entry's GUID.
-
-    The metadata in the result are the descriptor's. A file that changes under each of three readings is stored as
-    last read and flagged `changed_while_read`.
-
-    Raises:
-        SourceError: it cannot be read.
-        DifferentContent: the GUID is taken by other content.
-    """
-    for reading in range(1, READINGS + 1):
-        now = entry if source.same_version(entry, status) else source.describe_open(descriptor, entry, status)
-        last = reading == READINGS
-        try:
-            put = _put_small if now.content_size <= BLOCK_SIZE_BYTES else _put_large
-            stored = put(store, server, root_name, now, descriptor, last)
-        except SourceError:
-            if last:
-                raise
-            stored = None
-        if stored is not None:
-            return stored
-        status = os.fstat(descriptor)
-    raise SourceError("changed each time it was read")
-
-
-def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry) -> Stored:
+def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry, *, md5: bool) -> Stored:
     """Store the empty blob that stands for a skipped directory, as Azure's tools know it."""
     entry = replace(entry, digest=EMPTY_DIGEST)
     meta = {"hdi_isfolder": "true", **blob_meta(root_name, entry)}
+    found = _md5_of(b"") if md5 else b""
     try:
         store.put(blob_name(server, entry.guid), b"", meta)
     except BlobExists:
-        _check_same(store, blob_name(server, entry.guid), entry, 0)
-        return Stored(entry, sent=False)
-    return Stored(entry, sent=True)
+        check_same(store, blob_name(server, entry.guid), entry, 0)
+        return Stored(entry, sent=False, md5=found)
+    return Stored(entry, sent=True, md5=found)
+
+
+def stands_for_directory(info: BlobInfo) -> bool:
+    """Whether a blob, whose metadata are known, is a placeholder, whoever made it."""
+    return not info.size_bytes and info.meta.get("hdi_isfolder", "").lower() == "true"
 
 
 def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[Entry, bytes] | None:
@@ -115,15 +84,16 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
     return entry, data
 
 
-def put_small(store: Store, server: str, root_name: bytes, entry: Entry, data: bytes) -> Stored:
-    """Store what `read_small` has read. Raises `DifferentContent`."""
+def put_small(store: Store, server: str, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
+    """Store what `read_small` has read; `md5` asks for its MD5. Raises `DifferentContent`."""
     key = blob_name(server, entry.guid)
+    found = _md5_of(data) if md5 else b""
     try:
         store.put(key, data, blob_meta(root_name, entry))
     except BlobExists:
-        _check_same(store, key, entry, len(data))
-        return Stored(entry, sent=False)
-    return Stored(entry, sent=True, sent_bytes=len(data))
+        check_same(store, key, entry, len(data))
+        return Stored(entry, sent=False, md5=found)
+    return Stored(entry, sent=True, sent_bytes=len(data), md5=found)
 
 
 def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
@@ -131,11 +101,7 @@ def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
 
     Raises `ContentError` where a blob is missing or short; the digest is the caller's to compare.
     """
-    size = entry.content_size
-    extents = entry.extents
-    if extents is None:
-        extents = (Extent(blob_name(server, entry.guid), 0, size, size),)
-    for extent in extents:
+    for extent in of_entry(server, entry):
         offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
         while offset < end:
             length = min(BLOCK_SIZE_BYTES, end - offset)
@@ -148,6 +114,7 @@ def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
     """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
+    entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
     meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
     if sum(map(len, meta.values())) <= MAX_META_BYTES:
         return meta
@@ -162,6 +129,14 @@ def entry_of_blob(meta: Mapping[str, str]) -> Entry | None:
         return None
 
 
+def root_of_blob(meta: Mapping[str, str]) -> bytes | None:
+    """Return the name of the root that a blob's metadata hold, None where they hold none."""
+    try:
+        return base64.urlsafe_b64decode(meta["blobark_root"])
+    except (KeyError, ValueError, binascii.Error):
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Described:
     """What the store itself tells of a blob that only a map names; `md5` is hex, "" where the store keeps none."""
@@ -173,6 +148,8 @@ class Described:
 def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     """Return a map's entry with its content's size, and with the metadata and digest that the blob carries, if any.
 
+    What stands for a directory, as Azure's tools know it, is one: an empty blob with `hdi_isfolder`.
+
     Raises `ContentError` when the blob is missing.
     """
     try:
@@ -180,6 +157,8 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     except BlobNotFound:
         raise ContentError(f"its blob {key} is missing from the store") from None
     size = info.size_bytes
+    if stands_for_directory(info):
+        return Described(replace(entry, kind="dir", mode=entry.mode | (entry.mode & 0o444) >> 2), "")
     extents = (Extent(key, 0, size, size),)
     theirs = entry_of_blob(info.meta)
     if theirs is not None and theirs.kind == "file" and theirs.digest and theirs.content_size == size:
@@ -190,38 +169,11 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     return Described(replace(entry, size=size, extents=extents, mtime_ns=now_ns()), md5)
 
 
-def _put_small(store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, last: bool) -> Stored | None:
-    read = read_small(entry, descriptor, last=last)
-    return None if read is None else put_small(store, server, root_name, *read)
+def _md5_of(data: bytes) -> bytes:
+    return hashlib.md5(data, usedforsecurity=False).digest()
 
 
-def _put_large(store: Store, server: str, root_name: bytes, entry: Entry, descriptor: int, last: bool) -> Stored | None:
-    """Send block by block while digesting; nothing is under the GUID before the whole file has been read."""
-    key = blob_name(server, entry.guid)
-    hasher = source.content_hasher(entry)
-    upload = store.begin(key)
-    try:
-        for block in source.read_blocks(descriptor, entry, block_size(entry.content_size)):
-            hasher.update(block)
-            upload.add(block)
-        entry = replace(entry, digest=hasher.hexdigest())
-        if not source.same_version(entry, os.fstat(descriptor)):
-            if not last:
-                upload.abort()
-                return None
-            entry = replace(entry, changed_while_read=True)
-        upload.commit(blob_meta(root_name, entry))
-    except BlobExists:
-        upload.abort()
-        _check_same(store, key, entry, entry.content_size)
-        return Stored(entry, sent=False)
-    except BaseException:
-        upload.abort()
-        raise
-    return Stored(entry, sent=True, sent_bytes=entry.content_size)
-
-
-def _check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
+def check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
     """Raise `DifferentContent` unless the blob holds the entry's content: its own metadata say so, or its bytes."""
     try:
         info = store.stat(key)
@@ -230,9 +182,12 @@ def _check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
     if info.size_bytes == size_bytes:
         theirs = entry_of_blob(info.meta)
         if theirs is not None and theirs.digest:
-            same = theirs.digest == entry.digest
+            same = (theirs.digest, theirs.extents) == (entry.digest, entry.extents)
         else:
-            same = _digest_of_blob(store, info, entry) == entry.digest
+            try:
+                same = _digest_of_blob(store, info, entry) == entry.digest
+            except ContentError:  # archived, or damaged: nobody can tell
+                same = False
         if same:
             return
     raise DifferentContent(f"{key} holds other content")

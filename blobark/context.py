@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from blobark.config import Config, SourceRoot
+from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import Interrupted
 from blobark.model import Outcome, Root, text_or_b64
@@ -44,11 +45,20 @@ class Context:
     config: Config
     rules: Rules
     engine: Engine
+    crew: Crew
+    """Does the work in place of the engine when it has members."""
     reporter: Reporter
     open_store: Callable[[bool], Store]
     """Opens the store (and makes it, when true and it can be made), once for the run."""
+    store_counters: Callable[[], dict[str, int]]
+    """What this process has repeated, and how often it was slowed down."""
     counters: Callable[[], dict[str, float]]
     """The run's own numbers of this moment, for the metrics."""
+
+    @property
+    def workers(self) -> int:
+        """How many transfers at a time there are now, in all processes together."""
+        return int(self.counters()["workers"])
 
     def check_stop(self) -> None:
         """Raise `Interrupted` when the run was asked to stop; for loops that the engine does not see."""

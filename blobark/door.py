@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-LIBRARIES = ("azure", "blake3", "msgspec", "obstore", "pathspec", "psutil", "rich", "yaml")
+LIBRARIES = ("azure", "blake3", "msgspec", "obstore", "pathspec", "psutil", "pyfastcdc", "rich", "yaml")
 """What Blobark imports; tests/test_tidy.py holds it against the code."""
 
 

@@ -1,16 +1,14 @@
 """The engine: the one place that owns threads.
 
-`run(jobs, work)` calls `work` from a few threads for all jobs, in batches, and yields the results as they come, in
-no order. Jobs are taken from their iterator only as threads get free and as the bytes they cost fit the budget, so
-neither jobs nor content pile up. Batches, because for small files the hand-over would cost more than the work.
+`run(jobs, work)` calls `work` from a few threads for all jobs, in batches, and yields each with its result as they
+come, in no order. Jobs are taken from their iterator only as threads get free and as the bytes they cost fit the
+budget, so neither jobs nor content pile up. Batches, because for small files the hand-over would cost more than the
+work.
 
     dispatch while a thread is free and the budget allows
     wait for a batch of results, yield them
-    every tenth of a second: if the processor was idle, let there be twice as many threads, up to `workers`
+    tell the pace how long it took; let there be as many threads as that says (pace.py)
     until there are no jobs and no batch is under way
-
-Two threads to begin with, because where the store answers at once more of them only fight for the interpreter's
-lock (58 waits for it a file with 16 threads, 6 with two); where it is far away all of them are waiting anyway.
 
 `work` answers for its item's own errors; whatever it raises stops the run: no new batch starts, the
 batches under way end, and the error is raised where `run` is iterated.
@@ -22,24 +20,56 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
-from blobark.errors import Interrupted
+from blobark.errors import Fatal, Interrupted
+from blobark.pace import Pace
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Work = Callable[[list[Job]], list[Result]]
+Batch = tuple[list[Job], int]
+"""Jobs, and what they cost together."""
 
-BATCH_JOBS = 16
 BATCH_BYTES = 1024 * 1024
-FAREWELL_S = 5.0
-FIRST_WORKERS = 2
-PACE_S = 0.1
-BUSY_SHARE = 0.8
-"""Seconds of processor a second above which more threads would not help."""
+FAREWELL_S = 2.0
+AHEAD_BATCHES = 32
+"""Batches that wait for a thread, at most, and no more than there are threads: so that none waits for a batch."""
+
+
+class _Done(NamedTuple, Generic[Job, Result]):
+    """A batch that has ended: its jobs, their results, what it cost, when it began and how long it took."""
+
+    batch: list[Job]
+    results: list[Result]
+    cost: int
+    error: BaseException | None
+    """What it was stopped by."""
+    began_s: float
+    seconds: float
 
 
 def _free(_job: object) -> int:
     return 0
+
+
+def grouped(
+    jobs: Iterable[Job], cost: Callable[[Job], int], most_jobs: Callable[[], int]
+) -> Iterator[tuple[list[Job], list[int]]]:
+    """Yield groups of up to `most_jobs()` jobs that cost at most a MiB, or of one that costs more, with the costs."""
+    group: list[Job] = []
+    costs: list[int] = []
+    total = 0
+    for job in jobs:
+        price = cost(job)
+        if group and (len(group) >= most_jobs() or total + price > BATCH_BYTES):
+            yield group, costs
+            group, costs, total = [], [], 0
+        group.append(job)
+        costs.append(price)
+        total += price
+    if group:
+        yield group, costs
 
 
 class Turn:
@@ -66,30 +96,47 @@ class Turn:
 
 
 class Engine:
-    """Runs work on up to `workers` threads with at most `max_bytes` of content in flight.
+    """Runs work on `workers` threads with at most `max_bytes` of content in flight.
 
+    With `auto` there are as many threads as pay, and `workers` at most; `pace.workers` tells how many those are.
     `stop`, once set (by a signal's handler, say), makes `run` raise `Interrupted`.
     """
 
-    def __init__(self, workers: int, max_bytes: int, stop: threading.Event) -> None:
+    def __init__(self, workers: int, max_bytes: int, stop: threading.Event, *, auto: bool = False) -> None:
         self.workers = workers
+        self.auto = auto
         self.max_bytes = max_bytes
         self.stop = stop
+        self.pace = Pace(workers, auto=auto)
         self.turn = Turn()
         self.in_flight = 0
         """Jobs that have been handed to a thread and whose results have not come back."""
 
-    def run(
-        self, jobs: Iterable[Job], work: Callable[[list[Job]], list[Result]], *, cost: Callable[[Job], int] = _free
-    ) -> Iterator[Result]:
-        """Yield the results of `work(batch)` for batches of all jobs; `cost(job)` is what it holds in memory, in bytes.
+    def within(self, max_bytes: int) -> Engine:
+        """Return an engine for the pieces of one job of this one, which costs `max_bytes`."""
+        return Engine(self.workers, max_bytes, self.stop, auto=self.auto)
 
-        A batch has up to 16 jobs, which together cost no more than a MiB, or one that costs more. A job that alone
-        costs more than the budget runs by itself. Closing the iterator stops the threads.
+    def run(
+        self, jobs: Iterable[Job], work: Work[Job, Result], *, cost: Callable[[Job], int] = _free
+    ) -> Iterator[tuple[Job, Result]]:
+        """Yield each job with its result; `cost(job)` is what it holds in memory, in bytes."""
+        for batch in self.run_batches(self.batched(jobs, cost), work):
+            yield from batch
+
+    def batched(self, jobs: Iterable[Job], cost: Callable[[Job], int]) -> Iterator[Batch[Job]]:
+        """Yield batches: as many jobs as the pace says, which cost at most a MiB, or one job that costs more."""
+        for batch, costs in grouped(jobs, cost, lambda: self.pace.batch_jobs):
+            yield batch, sum(costs)
+
+    def run_batches(self, batches: Iterator[Batch[Job]], work: Work[Job, Result]) -> Iterator[list[tuple[Job, Result]]]:
+        """Yield batches of jobs with the results that `work` has for them, one each, in its order.
+
+        A batch that alone costs more than the budget runs by itself. Closing the iterator stops the threads.
         """
         run: _Run[Job, Result] = _Run(self, work)
+        self.pace.look()
         try:
-            yield from run.results(_batches(jobs, cost))
+            yield from run.results(batches)
         finally:
             run.end()
 
@@ -97,23 +144,23 @@ class Engine:
 class _Run(Generic[Job, Result]):
     """One call of `Engine.run`: its threads and what is under way."""
 
-    def __init__(self, engine: Engine, work: Callable[[list[Job]], list[Result]]) -> None:
+    def __init__(self, engine: Engine, work: Work[Job, Result]) -> None:
         self._engine = engine
         self._work = work
         self._cancelled = threading.Event()
         self._todo: queue.SimpleQueue[tuple[list[Job], int] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[tuple[list[Result], int, int, BaseException | None]] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[_Done[Job, Result]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._limit = min(FIRST_WORKERS, engine.workers)
-        self._paced_s = time.monotonic()
-        self._paced_cpu_s = time.process_time()
+        self._serving = 0
+        """Threads that have not been told to end."""
 
-    def results(self, batches: Iterator[tuple[list[Job], int]]) -> Iterator[Result]:
+    def results(self, batches: Iterator[Batch[Job]]) -> Iterator[list[tuple[Job, Result]]]:
         engine = self._engine
         under_way = bytes_under_way = 0
         waiting = next(batches, None)
         while waiting is not None or under_way:
-            while waiting is not None and under_way < 2 * self._limit:
+            self._retire()
+            while waiting is not None and under_way < self._wanted():
                 batch, cost = waiting
                 if under_way and bytes_under_way + cost > engine.max_bytes:
                     break
@@ -122,14 +169,14 @@ class _Run(Generic[Job, Result]):
                 bytes_under_way += cost
                 engine.in_flight += len(batch)
                 waiting = next(batches, None)
-            results, jobs, cost, error = self._wait()
-            self._pace()
+            done = self._wait()
+            engine.pace.took(len(done.batch), done.cost, done.began_s, done.seconds)
             under_way -= 1
-            bytes_under_way -= cost
-            engine.in_flight -= jobs
-            if error is not None:
-                raise error
-            yield from results
+            bytes_under_way -= done.cost
+            engine.in_flight -= len(done.batch)
+            if done.error is not None:
+                raise done.error
+            yield list(zip(done.batch, done.results, strict=True))
 
     def end(self) -> None:
         """Stop the threads and wait for them: for ever at the end of a run, for a while after an interruption.
@@ -137,32 +184,40 @@ class _Run(Generic[Job, Result]):
         A thread that hangs in a request is left behind then: it is a daemon, and what it does is not published.
         """
         self._cancelled.set()
-        for _ in self._threads:
+        for _ in range(self._serving):
             self._todo.put(None)
         until_s = time.monotonic() + FAREWELL_S
         for thread in self._threads:
             thread.join(max(until_s - time.monotonic(), 0.0) if self._engine.stop.is_set() else None)
         self._engine.in_flight = 0
 
+    def _wanted(self) -> int:
+        """Return how many batches may be under way: one a thread, and some that wait for one."""
+        workers = self._engine.pace.workers
+        return workers + min(workers, AHEAD_BATCHES)
+
     def _start(self, batch: list[Job], cost: int, under_way: int) -> None:
         self._todo.put((batch, cost))
-        if len(self._threads) < min(self._limit, under_way + 1):
-            thread = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        if self._serving < min(self._engine.pace.workers, under_way + 1):
+            new = threading.Thread(target=self._serve, name=f"worker-{len(self._threads)}", daemon=True)
+            try:
+                new.start()
+            except RuntimeError:  # the system gives us no more of them
+                if not self._serving:
+                    raise Fatal("no thread can be started", "raise the limits for processes and memory") from None
+                return
+            if len(self._threads) >= 2 * self._engine.workers:
+                self._threads = [thread for thread in self._threads if thread.is_alive()]
+            self._threads.append(new)
+            self._serving += 1
 
-    def _pace(self) -> None:
-        """Let there be more threads while the processor has time for them."""
-        now_s = time.monotonic()
-        passed_s = now_s - self._paced_s
-        if passed_s < PACE_S or self._limit == self._engine.workers:
-            return
-        cpu_s = time.process_time()
-        if cpu_s - self._paced_cpu_s < BUSY_SHARE * passed_s:
-            self._limit = min(2 * self._limit, self._engine.workers)
-        self._paced_s, self._paced_cpu_s = now_s, cpu_s
+    def _retire(self) -> None:
+        """Tell threads that are too many to end; each does when it has nothing else to do."""
+        while self._serving > self._engine.pace.workers:
+            self._todo.put(None)
+            self._serving -= 1
 
-    def _wait(self) -> tuple[list[Result], int, int, BaseException | None]:
+    def _wait(self) -> _Done[Job, Result]:
         """Return the next finished batch; looks up now and then, so that a signal can stop a run whose store hangs."""
         while True:
             if self._engine.stop.is_set():
@@ -177,24 +232,11 @@ class _Run(Generic[Job, Result]):
             batch, cost = item
             results: list[Result] = []
             error: BaseException | None = None
+            began_s = time.monotonic()
             try:
                 if self._cancelled.is_set():
                     return
                 results = self._work(batch)
             except BaseException as raised:  # it is raised again where the results are read
                 error = raised
-            self._done.put((results, len(batch), cost, error))
-
-
-def _batches(jobs: Iterable[Job], cost: Callable[[Job], int]) -> Iterator[tuple[list[Job], int]]:
-    batch: list[Job] = []
-    total = 0
-    for job in jobs:
-        price = cost(job)
-        if batch and (len(batch) >= BATCH_JOBS or total + price > BATCH_BYTES):
-            yield batch, total
-            batch, total = [], 0
-        batch.append(job)
-        total += price
-    if batch:
-        yield batch, total
+            self._done.put(_Done(batch, results, cost, error, began_s, time.monotonic() - began_s))

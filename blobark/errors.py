@@ -25,6 +25,7 @@ All of them survive pickling: the arguments of each constructor are the argument
       StoreError                 an answer of the store about one key
         BlobNotFound
         BlobExists               a create-only write found something under that key
+        BlocksLost               blocks that were sent are not there when they are to become a blob
         Retryable                a timeout, 5xx, a broken connection, a short body
           Throttled              the store asks everybody to slow down: 429, 503
 """
@@ -135,6 +136,10 @@ class BlobNotFound(StoreError):
 
 class BlobExists(StoreError):
     """A create-only write found a blob under that key (perhaps one's own, after a lost answer)."""
+
+
+class BlocksLost(StoreError):
+    """The store has dropped blocks that an upload had sent."""
 
 
 class Retryable(StoreError):

@@ -10,25 +10,25 @@ A content whose digest is wrong is fetched once more before it is given up. No w
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
 from typing import NamedTuple
 
+import msgspec
 from blake3 import blake3
 
-from blobark import content, plan, source
-from blobark.engine import Turn
+from blobark import blocklist, content, plan, source
+from blobark.download import FETCHES, Downloader, OldFile
+from blobark.engine import Engine
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.guids import blob_name
 from blobark.manifest import fault_of
-from blobark.model import Entry, Outcome, Status
+from blobark.model import Block, Entry, Outcome, Status
 from blobark.plan import Fate, Overwrite
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
-
-FETCHES = 2
-"""How often content whose digest is wrong is fetched before it is given up."""
 
 
 class RestoreJob(NamedTuple):
@@ -44,6 +44,13 @@ class RestoreJob(NamedTuple):
     is_fresh: bool = False
 
 
+class FetchTask(msgspec.Struct, frozen=True):
+    """What is the same for all jobs of a restore."""
+
+    server: str
+    overwrite: Overwrite
+
+
 class _Fetched(NamedTuple):
     """A small file's verified content, to be written."""
 
@@ -55,21 +62,20 @@ class _Fetched(NamedTuple):
 class Fetcher:
     """Restores batches of files and special files; called from many threads."""
 
-    def __init__(
-        self, store: Store, target: Target, server: str, overwrite: Overwrite, turn: Turn, *, dry_run: bool
-    ) -> None:
+    def __init__(self, store: Store, target: Target, task: FetchTask, engine: Engine, *, dry_run: bool) -> None:
         self._store = store
         self._target = target
-        self._server = server
-        self._overwrite: Overwrite = overwrite
-        self._turn = turn
+        self._server = task.server
+        self._overwrite = task.overwrite
+        self._engine = engine
+        self._turn = engine.turn
         self._dry_run = dry_run
 
-    def __call__(self, batch: list[RestoreJob]) -> list[tuple[RestoreJob, Outcome]]:
-        """Restore a batch; each job comes back with its outcome."""
+    def __call__(self, batch: list[RestoreJob]) -> list[Outcome]:
+        """Restore a batch; return the outcome of each job."""
         begun = [(job, self._begin(job)) for job in batch]
         with self._turn:
-            return [(job, self._end(job, step)) for job, step in begun]
+            return [self._end(job, step) for job, step in begun]
 
     def _begin(self, job: RestoreJob) -> _Fetched | Outcome:
         """Do everything but the writing of a small file."""
@@ -102,6 +108,10 @@ class Fetcher:
         if job.is_mapped:  # the blob itself has to tell
             described = content.describe_blob(self._store, blob_of(self._server, entry), entry)
             entry, md5 = described.entry, described.md5
+            if entry.kind == "dir":
+                if not self._dry_run:
+                    self._target.make_directory(path, replace=False, mode=entry.mode)
+                return Outcome(0, entry, Status.DONE, reason="a placeholder")
         fate, reason = plan.restore_fate(entry, there, self._overwrite)
         if fate is Fate.REFUSE:
             raise TargetError(reason)
@@ -181,6 +191,32 @@ class Fetcher:
         raise AssertionError("FETCHES is positive")
 
     def _write_large(self, path: bytes, entry: Entry, md5: str) -> None:
+        entry_blocks = blocklist.load(self._store, self._server, entry)
+        if entry_blocks:
+            self._write_blocks(path, entry, entry_blocks)
+        else:
+            self._write_stream(path, entry, md5)
+
+    def _write_blocks(self, path: bytes, entry: Entry, entry_blocks: tuple[Block, ...]) -> None:
+        downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks)
+        with contextlib.ExitStack() as stack:
+            old = self._old_file(stack, path, entry)
+            new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
+            downloader.restore(new, old)
+            new.keep(entry)
+
+    def _old_file(self, stack: contextlib.ExitStack, path: bytes, entry: Entry) -> OldFile | None:
+        """Return what is in the file's place, to take blocks from; None where it is of no use."""
+        try:
+            descriptor = self._target.open_existing(path)
+            stack.callback(os.close, descriptor)
+            status = os.fstat(descriptor)
+            is_large = stat.S_ISREG(status.st_mode) and status.st_size > BLOCK_SIZE_BYTES
+            return OldFile(descriptor, entry.block_bits) if is_large else None
+        except (TargetError, SourceError, OSError):
+            return None
+
+    def _write_stream(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
             with self._target.new_file(path, tag_of(path)) as new:
@@ -237,6 +273,11 @@ class _Placer:
 def blob_of(server: str, entry: Entry) -> str:
     """Return the key of the blob that an entry's content begins in."""
     return entry.extents[0].blob if entry.extents else blob_name(server, entry.guid)
+
+
+def blobs_of(server: str, entry: Entry) -> list[str]:
+    """Return the keys of all blobs that an entry's content lies in."""
+    return [extent.blob for extent in entry.extents] if entry.extents else [blob_name(server, entry.guid)]
 
 
 def _same_content(descriptor: int, entry: Entry) -> bool:

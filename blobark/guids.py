@@ -34,6 +34,11 @@ class GuidSource:
         return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
+def raw_guid(text: str) -> bytes:
+    """Return the 16 bytes of a GUID; b"" for what is none, as another's key in the same container may be."""
+    return bytes.fromhex(text.replace("-", "")) if GUID_PATTERN.fullmatch(text) else b""
+
+
 def blob_name(server: str, guid: str) -> str:
     """Return the key under which the content `guid` of `server` is stored."""
     return f"{server}_{guid}"

@@ -152,7 +152,8 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
         return
     remember_snapshot(catalog, header)
-    catalog.set(walk_started_ns=str(header.started_ns))
+    # What was rescued was seen by runs that nobody knows any more: no time of theirs is trusted, all files are read.
+    catalog.set(walk_started_ns="0" if header.rescued else str(header.started_ns))
     catalog.commit()
 
 

@@ -15,7 +15,8 @@ from blobark.guids import GUID_PATTERN, TEMPORARY_NAME
 from blobark.model import Entry, Header, display
 from blobark.stores.base import check_key
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+_MAX_BLOCK_BITS = 24
 _MAX_SIZE = (1 << 63) - 1
 _MAX_OWNER = (1 << 32) - 2
 """The id above this one means "leave it as it is" to the system."""
@@ -127,8 +128,10 @@ def _fault_of_link(entry: Entry) -> str:
 
 
 def _fault_of_content(entry: Entry) -> str:
-    if not _DIGEST.fullmatch(entry.digest):
+    if not DIGEST.fullmatch(entry.digest):
         return "it has no digest"
+    if (entry.blocks_at and not DIGEST.fullmatch(entry.blocks_at)) or not 0 <= entry.block_bits <= _MAX_BLOCK_BITS:
+        return "its list of blocks cannot be"
     end = 0
     for offset, length in entry.ranges or ():
         if offset < end or length <= 0:

@@ -44,9 +44,11 @@ def apply(descriptor: int, entry: Entry, *, as_root: bool) -> None:
 
 
 def apply_new(descriptor: int, entry: Entry, *, as_root: bool) -> None:
-    """As `apply`, for a file that has just been made: all differs, so nothing is looked up first."""
+    """As `apply`, for a file that has just been made: mode and time differ for sure, the owner often does not."""
     if as_root:
-        os.chown(descriptor, entry.uid, entry.gid)
+        status = os.fstat(descriptor)
+        if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(descriptor, entry.uid, entry.gid)
     problem = _apply_xattrs(descriptor, entry, as_root)
     os.chmod(descriptor, mode_of(entry, as_root))
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))

@@ -7,6 +7,7 @@ stored format (docs/format.md): a field at its default is left out, and a reader
 from __future__ import annotations
 
 import base64
+import builtins
 import enum
 from typing import Literal
 
@@ -30,6 +31,13 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     stored_offset: int
     stored_length: int
     plain_length: int
+
+
+class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A piece of a large file's content: its length in bytes and its BLAKE3 digest, 64 hex digits."""
+
+    size: int
+    digest: str
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -68,6 +76,12 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """(offset, length) of each run of data of a sparse file, ascending; its content is these runs joined."""
     extents: tuple[Extent, ...] | None = None
     """Where the content lies; left out when it is the whole blob `<server>_<guid>`."""
+    blocks: tuple[Block, ...] | None = None
+    """How the content of a file of more than one block was cut, in order."""
+    blocks_at: str = ""
+    """In place of a list that is long: the digest of the object that holds it (docs/format.md)."""
+    block_bits: int = 0
+    """What the content was cut with (`blocks.cut`)."""
     xattrs: dict[str, str] | None = None
     """Extended attributes, ACLs among them: name -> base64 of the value."""
     rule: str = ""
@@ -76,6 +90,10 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     stale: bool = False
     """The item could not be read: everything but `error` is from the snapshot before."""
     error: str = ""
+
+    def without_content(self) -> Entry:
+        """Return the entry as one whose content is still to be stored."""
+        return msgspec.structs.replace(self, digest="", extents=None, blocks=None, blocks_at="", block_bits=0)
 
     @property
     def raw_path(self) -> bytes:
@@ -189,6 +207,8 @@ class Header(msgspec.Struct, frozen=True):
     parent: int = 0
     """Number of the snapshot before it, 0 for the first."""
     requires: tuple[str, ...] = ()
+    rescued: bool = False
+    """Made by `blobark rebuild` of what the blobs say of themselves."""
 
 
 class Server(msgspec.Struct, frozen=True):
@@ -223,6 +243,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     status: Status
     bytes: int = 0
     reason: str = ""
+    md5: builtins.bytes = b""
+    """Of content that was sent in one piece: the 16 bytes of its MD5, where the run is audited."""
 
 
 def sort_key(root: int, raw_path: bytes) -> SortKey:

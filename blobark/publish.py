@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark import __version__, snapshot
+from blobark import __version__, audit, snapshot
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.context import Context
@@ -34,10 +34,11 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
     if parent is None:
         _claim(context, store, result.server, roots)
     refs: list[SegmentRef] = []
+    check = audit.is_wanted(context, store)
 
     def send(batch: list[tuple[SegmentRef, bytes]]) -> list[SegmentRef]:
         for ref, stored in batch:
-            snapshot.put_segment(store, result.server, ref, stored)
+            snapshot.put_segment(store, result.server, ref, stored, check=check)
         return [ref for ref, _ in batch]
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
@@ -66,7 +67,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
         tool=f"blobark {__version__}",
         parent=parent.number if parent else 0,
     )
-    snapshot.publish(store, header)
+    snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)
     result.snapshot, result.complete = header.number, header.complete
     result.entries, result.files, result.file_bytes = (

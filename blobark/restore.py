@@ -14,16 +14,18 @@ import stat
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from blobark import content, plan
+from blobark import plan
 from blobark.context import Context
 from blobark.errors import TargetError
-from blobark.fetch import Fetcher, RestoreJob, saved_badly, tag_of
+from blobark.fetch import Fetcher, FetchTask, RestoreJob, saved_badly, tag_of
 from blobark.manifest import checked, fault_of, places_of
 from blobark.model import Entry, Header, Outcome, Status, display, printable
 from blobark.plan import Fate, Overwrite
+from blobark.rehydrate import Archive
 from blobark.snapshot import Manifest
-from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.stores.base import BLOCK_SIZE_BYTES, Priority, Store
 from blobark.target import Target
+from blobark.upload import memory_cost
 
 PRIVATE = 0o700
 """Mode of a directory until everything below it is there."""
@@ -44,8 +46,13 @@ class RestoreResult:
     dirs: int = 0
     links: int = 0
     specials: int = 0
+    archived: int = 0
+    """How many items needed content of the archive tier, and their bytes."""
+    archived_bytes: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
     peak_rss_bytes: int = 0
+    workers: int = 0
+    """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)
     """With a dry run: how many requests of each kind a real one would make."""
 
@@ -60,21 +67,29 @@ class Restorer:
         self._target = target
         self._overwrite: Overwrite = overwrite
         self._dry_run = dry_run
-        self._worker = Fetcher(store, target, server, overwrite, context.engine.turn, dry_run=dry_run)
+        self._store = store
+        self._task = FetchTask(server, overwrite)
         self._final_directories = False
+        self._archive: Archive | None = None
+        self._priority: Priority = "standard"
         self._failed_paths: set[bytes] = set()
         self._groups: set[bytes] = set()
         """Paths of restored files that further hard links may point to."""
         self.result = RestoreResult(server=server)
 
+    def wait_for(self, archive: Archive, priority: Priority) -> None:
+        """Restore what an archive holds back when it has brought it back."""
+        self._archive, self._priority = archive, priority
+        self.result.archived, self.result.archived_bytes = archive.needed
+        self.result.requests |= {"rehydrate": archive.blobs} if self._dry_run else {}
+
     def snapshot(self, header: Header, manifest: Manifest) -> None:
         """Restore every entry of a snapshot."""
         self.result.snapshot = header.number
         if self._dry_run:
-            self.result.requests = {"get header and segments": 1 + len(header.segments), "get blob": 0}
+            self.result.requests |= {"get header and segments": 1 + len(header.segments), "get blob": 0}
         places = places_of(header)
-        entries = checked((entry for ref in header.segments for entry in manifest.read(ref)), len(places))
-        self.items(RestoreJob(_join(places[entry.root], path), entry) for entry, path in entries)
+        self.items(jobs_of(header, manifest))
         for ref in header.segments:
             for entry in manifest.read(ref) if ref.links else ():
                 if entry.hardlink_to_any:
@@ -91,10 +106,24 @@ class Restorer:
         self.items(jobs)
 
     def items(self, jobs: Iterable[RestoreJob]) -> None:
-        """Pass 1, over jobs in which a directory comes before what it holds."""
-        engine = self._context.engine
-        for job, outcome in engine.run(self._prepare(jobs), self._worker, cost=_cost):
+        """Pass 1, over jobs in which a directory comes before what it holds; what is archived comes last."""
+        self._items(jobs)
+        if self._archive is not None and not self._dry_run:
+            for ready in self._archive.waves(self._priority):
+                self._items(ready)
+
+    def _items(self, jobs: Iterable[RestoreJob]) -> None:
+        context, task = self._context, self._task
+        for job, outcome in (
+            context.crew.run(task, self._prepare(jobs), cost=_cost, descriptors=(self._target.descriptor,))
+            if context.crew
+            else context.engine.run(self._prepare(jobs), self._fetcher(), cost=_cost)
+        ):
             self._take(job, outcome)
+        self.result.workers = context.workers
+
+    def _fetcher(self) -> Fetcher:
+        return Fetcher(self._store, self._target, self._task, self._context.engine, dry_run=self._dry_run)
 
     def _prepare(self, jobs: Iterable[RestoreJob]) -> Iterator[RestoreJob]:
         """Make the directories as they come by; yield the jobs that are left to the engine."""
@@ -106,8 +135,12 @@ class Restorer:
                 above.pop()
             if job.entry.kind == "dir":
                 above.append((path, self._make_directory(job)))
-            elif not job.entry.hardlink_to_any:
-                yield job._replace(is_fresh=above[-1][1]) if above else job
+            elif not job.entry.hardlink_to_any and not self._is_held(path):
+                is_fresh = bool(above) and above[-1][1]
+                yield RestoreJob(path, job.entry, job.is_mapped, is_fresh) if is_fresh else job
+
+    def _is_held(self, path: bytes) -> bool:
+        return self._archive is not None and not self._dry_run and self._archive.holds(path)
 
     def _make_directory(self, job: RestoreJob) -> bool:
         """Make a directory; say whether it was not there before, and so is empty."""
@@ -181,6 +214,8 @@ class Restorer:
             return
         if entry.hardlink_to_any:
             result.links += 1
+        elif outcome.entry.kind == "dir":
+            result.dirs += 1
         elif entry.kind == "file":
             if entry.links > 1:
                 self._groups.add(job.path)
@@ -199,6 +234,14 @@ class Restorer:
             result.kept += 1
 
 
+def jobs_of(header: Header, manifest: Manifest) -> Iterator[RestoreJob]:
+    """Yield the jobs that restore a snapshot, further hard links among them, in the order of its manifest."""
+    places = places_of(header)
+    entries = checked((entry for ref in header.segments for entry in manifest.read(ref)), len(places))
+    for entry, path in entries:
+        yield RestoreJob(_join(places[entry.root], path), entry)
+
+
 def _join(place: bytes, path: bytes) -> bytes:
     return place + b"/" + path if place and path else place or path
 
@@ -206,4 +249,4 @@ def _join(place: bytes, path: bytes) -> bytes:
 def _cost(job: RestoreJob) -> int:
     if job.entry.kind != "file":
         return 0
-    return 2 * BLOCK_SIZE_BYTES if job.is_mapped else content.memory_cost(job.entry)
+    return 2 * BLOCK_SIZE_BYTES if job.is_mapped else memory_cost(job.entry)

@@ -120,8 +120,22 @@ class SegmentWriter:
         plain = b"\n".join(self._lines) + b"\n"
         ref = self._counts.ref(blake3(plain).hexdigest(), len(plain))
         self._lines, self._counts, self._bytes = [], Counts(), 0
-        self._sink(ref, zstd.compress(plain, ZSTD_LEVEL))
+        self._sink(ref, compress(plain))
         self.position += 1
+
+
+def compress(plain: bytes) -> bytes:
+    """Return one zstd frame."""
+    return zstd.compress(plain, ZSTD_LEVEL)
+
+
+def decompress(stored: bytes, most_bytes: int) -> bytes:
+    """Return what a zstd frame holds, if that is no more than `most_bytes`; nothing if it is, or if it is no frame."""
+    try:
+        plain = zstd.ZstdDecompressor().decompress(stored, max_length=most_bytes + 1)
+    except zstd.ZstdError:
+        return b""
+    return plain if len(plain) <= most_bytes else b""
 
 
 def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
@@ -133,10 +147,7 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
     shown = display(ref.digest.encode())
     if not 0 <= ref.plain_bytes <= MAX_PLAIN_BYTES:
         raise SnapshotError(f"segment {shown} claims {ref.plain_bytes} bytes: its header is damaged")
-    try:
-        plain = zstd.ZstdDecompressor().decompress(stored, max_length=ref.plain_bytes + 1)
-    except zstd.ZstdError:
-        plain = b""
+    plain = decompress(stored, ref.plain_bytes)
     if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
         raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
     if plain.count(b"\n") != ref.entries or ref.entries > MAX_ENTRIES:

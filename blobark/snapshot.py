@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError
+from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, StoreUnusable
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
 from blobark.segments import MAX_PLAIN_BYTES, read_segment
 from blobark.stores.base import Store
@@ -27,6 +27,8 @@ SERVER_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 MAX_HEADER_BYTES = 256 * 1024 * 1024
 """More than the header of a billion entries."""
 
+MENDINGS = 2
+"""How often what arrived changed is written again."""
 _NUMBER_DIGITS = 10
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _Document = TypeVar("_Document", Header, Server)
@@ -146,8 +148,10 @@ def latest(store: Store, server: str, known: int = 0) -> Header | None:
     return load(store, server, have[-1]) if have else None
 
 
-def publish(store: Store, header: Header) -> None:
+def publish(store: Store, header: Header, *, check: bool) -> None:
     """Write the header, and with it the snapshot: everything it names is in the store already.
+
+    `check` is to read it back: one that arrived changed is mended, since this run alone can have written it.
 
     Raises:
         Fatal: the number is taken: another run of the same server published meanwhile.
@@ -161,19 +165,44 @@ def publish(store: Store, header: Header) -> None:
         if store.read(key) != data:
             message = f"another run published snapshot {header.number} of {header.server} meanwhile"
             raise Fatal(message, "run save again: what this run stored is kept") from None
+    else:
+        if check:
+            _mend(store, key, data)
     store.sync()
 
 
-def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes) -> None:
-    """Store a segment, unless it is there; one that is there is checked, since snapshots will rest on it."""
+def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, check: bool) -> None:
+    """Store a segment, unless it is there; one that is there is checked, since snapshots will rest on it.
+
+    `check` is to read back one that was not there, too.
+    """
     key = _segment_key(server, ref.digest)
     try:
         store.put(key, stored, {}, create_only=True)
+        if check:
+            _mend(store, key, stored)
     except BlobExists:
         try:
             read_segment(ref, store.read(key))
         except SnapshotError:
             store.put(key, stored, {}, create_only=False)  # a damaged one: mended, its name is its content's digest
+
+
+def _mend(store: Store, key: str, data: bytes) -> None:
+    """Read back what was put and write it again if it is not the same; raises `StoreUnusable` if that is in vain."""
+    for _ in range(MENDINGS):
+        if _is_there(store, key, data):
+            return
+        store.put(key, data, {}, create_only=False)
+    if not _is_there(store, key, data):
+        raise StoreUnusable(f"{key} arrives changed in {store.name} each time", "check what is on the way to it")
+
+
+def _is_there(store: Store, key: str, data: bytes) -> bool:
+    try:
+        return store.read(key) == data
+    except BlobNotFound:
+        return False
 
 
 class Manifest:

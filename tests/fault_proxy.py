@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import BinaryIO
@@ -28,12 +28,13 @@ LONGEST_HANG_S = 60.0
 
 @dataclass
 class Fault:
-    """One harm. `where` is a part of the address; the first `skip` requests that fit pass unharmed."""
+    """One harm. `where` is a part of the address, `holds` of the body; the first `skip` that fit pass unharmed."""
 
     kind: str
     times: int = 1
     method: str = ""
     where: str = ""
+    holds: bytes = b""
     skip: int = 0
     status: int = 0
     code: str = ""
@@ -41,11 +42,12 @@ class Fault:
     seconds: float = 0.0
     old: bytes = b""
     new: bytes = b""
+    action: Callable[[], object] | None = None
     seen: int = 0
     fired: int = 0
 
-    def fits(self, method: str, target: str) -> bool:
-        return self.method in ("", method) and self.where in target
+    def fits(self, request: Message) -> bool:
+        return self.method in ("", request.method) and self.where in request.target and self.holds in request.body
 
 
 def answer(status: int, code: str = "", *, retry_after_s: int | None = None, **which: object) -> Fault:
@@ -71,6 +73,21 @@ def cut_answer(**which: object) -> Fault:
 def flip_request(**which: object) -> Fault:
     """Change a byte in the middle of the request's body."""
     return _fault("flip_request", which)
+
+
+def resize_request(new: bytes, **which: object) -> Fault:
+    """Send another body and its length in place of the request's; needs a SAS, as an account's key signs the length."""
+    return _fault("resize_request", which, new=new)
+
+
+def change_address(old: bytes, new: bytes, **which: object) -> Fault:
+    """Replace a part of the request's address, or of its other headers."""
+    return _fault("change_address", which, old=old, new=new)
+
+
+def meanwhile(action: Callable[[], object], **which: object) -> Fault:
+    """Do something before the request goes on."""
+    return _fault("meanwhile", which, action=action)
 
 
 def flip_answer(**which: object) -> Fault:
@@ -111,16 +128,24 @@ class Message:
         found = re.search(rb"\r\n" + name.encode() + rb":[ \t]*([^\r]*)", self.head, re.IGNORECASE)
         return found[1].decode() if found else ""
 
+    def resize(self, body: bytes) -> None:
+        length = b"\r\nContent-Length: %d" % len(body)
+        self.head = re.sub(rb"\r\nContent-Length:[^\r]*", length, self.head, flags=re.IGNORECASE)
+        self.body = body
+
 
 @dataclass
 class FaultProxy:
-    """A proxy in front of 127.0.0.1:`server_port`. Counts requests, and bytes of bodies, by method."""
+    """A proxy in front of 127.0.0.1:`server_port`. Counts requests, and bytes of bodies, by method; lists addresses."""
 
     server_port: int
     port: int = 0
     requests: Counter[str] = field(default_factory=Counter)
     bytes_in: Counter[str] = field(default_factory=Counter)
     bytes_out: Counter[str] = field(default_factory=Counter)
+    log: list[tuple[str, str, int]] = field(default_factory=list)
+    """Method, address and bytes of the body of each request."""
+    targets: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -142,6 +167,14 @@ class FaultProxy:
             silent = [fault for fault in self._faults if fault.fired < fault.times]
             assert not silent, f"these faults never fired, or not often enough: {silent}"
 
+    def answered(self, request: Message) -> bytes:
+        """Return an answer that the server is not asked for, b"" for none: for proxies that play something."""
+        return b""
+
+    def altered(self, request: Message, reply: Message) -> Message:
+        """Return the answer to pass on: for proxies that play something."""
+        return reply
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
@@ -159,6 +192,13 @@ class FaultProxy:
         with self._lock:
             for counter in (self.requests, self.bytes_in, self.bytes_out):
                 counter.clear()
+            self.log.clear()
+            self.targets.clear()
+
+    def logged(self, method: str, where: str) -> list[int]:
+        """Return the bytes in the body of each request of this kind."""
+        with self._lock:
+            return [size for verb, target, size in self.log if verb == method and where in target]
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
@@ -226,13 +266,24 @@ class FaultProxy:
             return False
         if fault and kind == "delay":
             time.sleep(fault.seconds)
+        if fault and fault.action is not None:
+            fault.action()
+        if fault and kind == "resize_request":
+            request.resize(fault.new)
+        if fault and kind == "change_address":
+            request.head = request.head.replace(fault.old, fault.new)
         if kind == "cut_request":
             server.sendall(request.head + request.body[: len(request.body) // 2])
             return False
+        own = self.answered(request)
+        if own:
+            client.sendall(own)
+            return True
         server.sendall(request.head + (flipped(request.body) if kind == "flip_request" else request.body))
         reply = read_message(from_server, request.method)
         if reply is None or kind == "lose_answer":
             return False
+        reply = self.altered(request, reply)
         with self._lock:
             self.bytes_out[request.method] += len(reply.body)
         if fault and kind == "change_answer":
@@ -247,8 +298,10 @@ class FaultProxy:
         with self._lock:
             self.requests[request.method] += 1
             self.bytes_in[request.method] += len(request.body)
+            self.log.append((request.method, request.target, len(request.body)))
+            self.targets.append(request.target)
             for fault in self._faults:
-                if fault.fired < fault.times and fault.fits(request.method, request.target):
+                if fault.fired < fault.times and fault.fits(request):
                     fault.seen += 1
                     if fault.seen > fault.skip:
                         fault.fired += 1

@@ -15,6 +15,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -42,14 +43,20 @@ class Forking:
         self._server.communicate()
 
     def run(
-        self, command: str, *options: str, nobody: bool = False, memory_bytes: int = 0
+        self,
+        command: str,
+        *options: str,
+        nobody: bool = False,
+        memory_bytes: int = 0,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `blobark COMMAND`; as nobody if so told (and if root runs the tests), in so much memory if not 0."""
         assert self._server.stdin
         assert self._server.stdout
         uid = NOBODY if nobody and os.geteuid() == 0 else 0
         with tempfile.NamedTemporaryFile() as out, tempfile.NamedTemporaryFile() as err:
-            request = {"command": command, "options": options, "uid": uid, "memory_bytes": memory_bytes}
+            request: dict[str, Any] = {"command": command, "options": options, "uid": uid, "memory_bytes": memory_bytes}
+            request["environment"] = dict(environment or {})
             line = json.dumps({**request, "out": out.name, "err": err.name})
             self._server.stdin.write(f"{line}\n".encode())
             self._server.stdin.flush()
@@ -61,6 +68,8 @@ class Forking:
 
 def _import_everything() -> None:
     """Run one restore here, so that no child has to open a file of Python's any more."""
+    import blobark.stores.azure
+    import blobark.stores.azure_control  # noqa: F401
     from blobark.cli import main
     from tests.forge import Forge
     from tests.runs import Workspace
@@ -86,6 +95,7 @@ def _serve() -> None:
 def _run(request: dict[str, Any]) -> NoReturn:
     from blobark.cli import main
 
+    os.environ.update(request["environment"])
     for descriptor, name in ((0, os.devnull), (1, request["out"]), (2, request["err"])):
         opened = os.open(name, os.O_RDWR)
         os.dup2(opened, descriptor)

@@ -57,18 +57,23 @@ class Workspace:
         self.config.chmod(0o600)
 
     def command(self, name: str, *options: str) -> list[str]:
-        """Return the command line of a script."""
-        return [sys.executable, str(REPOSITORY / SCRIPTS[name]), "--config", str(self.config), *options]
+        """Return the command line of a script, or of a command that has none."""
+        program = [str(REPOSITORY / SCRIPTS[name])] if name in SCRIPTS else ["-m", "blobark", name]
+        return [sys.executable, *program, "--config", str(self.config), *options]
 
-    def run(self, name: str, *options: str, expect: int | None = 0) -> Run:
-        """Run a script with --json; fails unless it ends with the expected code, or says what a person can't use."""
-        done = subprocess.run(
-            [*self.command(name, *options), "--json"],
+    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a script, and only return how that ended."""
+        return subprocess.run(
+            self.command(name, *options),
             capture_output=True,
             env={**os.environ, **self.environment},
             timeout=110,
             check=False,
         )
+
+    def run(self, name: str, *options: str, expect: int | None = 0) -> Run:
+        """Run a script with --json; fails unless it ends with the expected code, or says what a person can't use."""
+        done = self.execute(name, *options, "--json")
         stderr = done.stderr.decode(errors="surrogateescape")
         assert "Traceback" not in stderr, stderr
         assert expect is None or done.returncode == expect, (done.returncode, done.stdout, stderr)

@@ -10,13 +10,16 @@ import os
 import pickle
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from blobark.clock import now_ns
 from blobark.errors import BlobExists, BlobNotFound, ConfigError, ContentError
 from blobark.stores.base import BLOCK_SIZE_BYTES, MAX_KEY_LENGTH, BlobInfo, Store
+from tests.in_blocks import InBlocks
 
 META = {"blobark_entry": "eyJhIjoxfQ==", "hdi_isfolder": "true", "_x9": "a b;c=d,e%20"}
 
@@ -138,6 +141,13 @@ class StoreSuite:
         assert store.stat("some").md5 in ("", right)
         assert next(store.list("some")).md5 in ("", right)
 
+    def test_a_list_tells_the_md5_of_all_that_was_put_where_it_does(self, store: Store) -> None:
+        contents = {f"some-{size}": os.urandom(size) for size in (0, 1, 4096, BLOCK_SIZE_BYTES)}
+        for key, data in contents.items():
+            store.put(key, data, META)
+        right = {key: hashlib.md5(data).hexdigest() if store.lists_md5 else "" for key, data in contents.items()}
+        assert {blob.key: blob.md5 for blob in store.list("some-")} == right
+
     # list
 
     def test_list_of_nothing(self, store: Store) -> None:
@@ -149,6 +159,23 @@ class StoreSuite:
         store.put("b", b"", META)
         assert [(blob.key, blob.size_bytes, dict(blob.meta)) for blob in store.list("")] == [("a", 5, {}), ("b", 0, {})]
 
+    def test_list_tells_metadata_when_asked(self, store: Store) -> None:
+        store.put("a", b"12345", META)
+        store.put("b", b"", {})
+        store.put("blobark/c", b"", META)
+        expected = META if store.keeps_meta else {}
+        listed = [(blob.key, dict(blob.meta)) for blob in store.list("", meta=True)]
+        assert listed == [("a", expected), ("b", {}), ("blobark/c", expected)]
+        assert [dict(blob.meta) for blob in store.list("blobark/", meta=True)] == [expected]
+        now_ns = time.time_ns()
+        created = {blob.created_ns for blob in store.list("", meta=True)}
+        assert all(made_ns == 0 or abs(now_ns - made_ns) < 60e9 for made_ns in created)
+
+    def test_nothing_is_archived_that_was_not_sent_there(self, store: Store) -> None:
+        store.put("a", b"12345", META)
+        assert list(store.archived("")) == []
+        assert not next(store.list("")).is_archived
+
     def test_prefix_may_end_inside_a_name(self, store: Store) -> None:
         keys = ["web1_0a-1", "web1_0a-2", "web1_0b-1", "web10_0a", "web1/x", "web1", "blobark/web1/lock", "blobark/web"]
         for key in keys:
@@ -157,7 +184,7 @@ class StoreSuite:
             assert names(store.list(prefix)) == sorted(key for key in keys if key.startswith(prefix)), prefix
 
     def test_blobs_on_their_way_are_not_listed(self, store: Store) -> None:
-        upload = store.begin("coming")
+        upload = InBlocks(store.begin("coming"))
         upload.add(b"x" * 1000)
         assert names(store.list("")) == []
         upload.abort()
@@ -272,13 +299,25 @@ class StoreSuite:
                 assert store.read("some") in contents
             writer.result()
 
+    def test_a_version_pins_the_blob(self, store: Store) -> None:
+        store.put("some", b"0123456789", {})
+        first = store.stat("some").version
+        assert first
+        assert store.stat("some").version == first
+        assert store.read("some", 2, 3, version=first) == b"234"
+        store.put("some", b"9876543210", {}, create_only=False)
+        assert store.stat("some").version != first
+        with pytest.raises(ContentError):
+            store.read("some", 2, 3, version=first)
+        assert store.read("some", 2, 3) == b"765"
+
     def test_what_is_no_metadata_is_refused(self, store: Store) -> None:
         wrong = [{"Upper": "x"}, {"hy-phen": "x"}, {"1st": "x"}, {"": "x"}, {"a": ""}, {"a": " x"}, {"a": "x "}]
         wrong += [{"a": "x\ny"}, {"a": "caf\u00e9"}, {"a": "\udcff"}, {"a": "x\0"}, {"sp ace": "x"}, {"a\n": "x"}]
         for meta in wrong:
             with pytest.raises(ConfigError):
                 store.put("some", b"", meta)
-            upload = store.begin("some")
+            upload = InBlocks(store.begin("some"))
             with pytest.raises(ConfigError):
                 upload.commit(meta)
             upload.abort()
@@ -288,7 +327,7 @@ class StoreSuite:
 
     def test_blocks_become_a_blob(self, store: Store) -> None:
         blocks = [b"one" * 1000, b"two" * 1000, b"one" * 1000, b"", b"3", b"one" * 1000]
-        upload = store.begin("blocks")
+        upload = InBlocks(store.begin("blocks"))
         for block in blocks:
             upload.add(block)
         with pytest.raises(BlobNotFound):
@@ -303,31 +342,36 @@ class StoreSuite:
 
     @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
     def test_an_upload_under_any_key(self, store: Store, key: str) -> None:
-        upload = store.begin(key)
+        upload = InBlocks(store.begin(key))
         upload.add(b"x")
         upload.commit({})
         assert names(store.list("")) == [key]
         assert store.read(key) == b"x"
 
     def test_no_blocks_are_an_empty_blob(self, store: Store) -> None:
-        store.begin("empty").commit({})
+        InBlocks(store.begin("empty")).commit({})
         assert store.read("empty") == b""
 
+    def test_a_greeting_tells_the_time_if_anything(self, store: Store) -> None:
+        greeting = store.greet()
+        assert greeting.clock_ns == 0 or abs(greeting.clock_ns - now_ns()) < 60 * 10**9
+        assert (greeting.means, greeting.who) == ("", "")
+
     def test_aborted_blocks_leave_nothing(self, store: Store) -> None:
-        upload = store.begin("aborted")
+        upload = InBlocks(store.begin("aborted"))
         upload.add(b"x" * 1000)
         upload.abort()
         upload.abort()
         with pytest.raises(BlobNotFound):
             store.stat("aborted")
-        again = store.begin("aborted")
+        again = InBlocks(store.begin("aborted"))
         again.add(b"new")
         again.commit({})
         assert store.read("aborted") == b"new"
 
     def test_commit_leaves_what_is_there(self, store: Store) -> None:
         store.put("some", b"first", {})
-        upload = store.begin("some")
+        upload = InBlocks(store.begin("some"))
         upload.add(b"late")
         with pytest.raises(BlobExists):
             upload.commit({})
@@ -335,7 +379,7 @@ class StoreSuite:
         assert store.read("some") == b"first"
 
     def test_of_uploads_under_one_key_one_wins(self, store: Store, open_again: Callable[[], Store]) -> None:
-        uploads = [store.begin("some"), open_again().begin("some"), store.begin("some")]
+        uploads = [InBlocks(store.begin("some")), InBlocks(open_again().begin("some")), InBlocks(store.begin("some"))]
         for number, upload in enumerate(uploads):
             upload.add(bytes([number]) * 2000)
         uploads[1].commit({})

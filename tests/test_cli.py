@@ -90,6 +90,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--server": ["{server}"],
         "--to": ["{folder}/elsewhere"],
         "--overwrite": ["always"],
+        "--rehydrate": ["high"],
         "--map": ["{folder}/map.json"],
         "--strip-prefix": ["/"],
     },

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blobark.config import Config, Secret, SourceRoot, connection_fault, load
+from blobark.config import Config, Login, Secret, SourceRoot, connection_fault, load
 from blobark.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "config.yaml"
@@ -36,6 +36,12 @@ def given_text(text: str, environ: Mapping[str, str] = NO_ENVIRONMENT, **overrid
     return load(None, environ=environ, overrides=overrides)
 
 
+def login_of(text: str, environ: Mapping[str, str] = NO_ENVIRONMENT) -> Login:
+    login = given_text(text, environ).login
+    assert login is not None
+    return login
+
+
 def mistakes(text: str, environ: Mapping[str, str] = NO_ENVIRONMENT, **overrides: object) -> list[str]:
     with pytest.raises(ConfigError) as raised:
         given_text(text, environ, **overrides)
@@ -53,7 +59,7 @@ def test_the_shipped_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> Non
         theirs, ours = getattr(shipped, name), getattr(least, name)
         if isinstance(theirs, Path) and name != "file":
             theirs, ours = theirs.relative_to(SHIPPED.parent), ours.relative_to(tmp_path)
-        if name not in ("file", "source_path", "connection_string"):
+        if not isinstance(theirs, Secret) and name not in ("file", "source_path"):
             assert theirs == ours, name
     assert shipped.source_path == (SourceRoot(SHIPPED.parent / "docs", os.fsencode(SHIPPED.parent / "docs")),)
     assert shipped.source_path[0].path.is_dir()
@@ -63,12 +69,12 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
     text = re.sub(r"^# (\w+: )", r"\1", SHIPPED.read_text(), flags=re.MULTILINE)
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    config = load(file, environ={"MY_CONNECTION_STRING": KEY})
+    config = load(file, environ={"MY_CONNECTION_STRING": KEY, "MY_KEY": "a2V5", "MY_SAS": "sig=x"})
     assert config.skip_files == ("*.tmp", "~$*", "Thumbs.db")
     assert config.server == "web1"
     keys = set(yaml.safe_load(text))
-    fields = {"max_memory" if name == "max_memory_bytes" else name for name in Config.__struct_fields__}
-    assert keys == fields - {"file", "warnings"}
+    fields = {re.sub("^(max_memory)_bytes$|^(timeout)_s$", r"\1\2", name) for name in Config.__struct_fields__}
+    assert keys == fields - {"file", "login", "warnings"}
 
 
 def test_every_key_arrives(here: Path) -> None:
@@ -91,6 +97,7 @@ state_dir: /var/lib/blobark
 server: web1.example-2
 one_file_system: yes
 change_detection: no-inode
+upload_check: none
 """)
     assert config.source_path == (
         SourceRoot(Path("/srv/a"), b"/srv/a"),
@@ -112,6 +119,7 @@ change_detection: no-inode
     assert config.server == "web1.example-2"
     assert config.one_file_system is True
     assert config.change_detection == "no-inode"
+    assert config.upload_check == "none"
 
 
 def test_a_file_of_nothing_but_a_key_has_the_defaults(here: Path) -> None:
@@ -121,6 +129,7 @@ def test_a_file_of_nothing_but_a_key_has_the_defaults(here: Path) -> None:
     assert config.store == here / "blobark-data/store"
     assert (config.server, config.restore_root, config.max_workers, config.container_name) == (None, None, None, None)
     assert config.max_memory_bytes == 256 << 20
+    assert config.upload_check == "full"
     assert not config.connection_string
 
 
@@ -261,6 +270,7 @@ MISTAKES = {
     "max_memory: 64iB": "1: max_memory: expected a size such as 256MiB or 1GB, got '64iB'",
     "max_memory: 64": "1: max_memory: expected at least 16MiB, got '64'",
     "one_file_system: 1": "1: one_file_system: expected true or false, got '1'",
+    "upload_check: some": "1: upload_check: expected full or none, got 'some'",
     "change_detection: Strict": "1: change_detection: expected strict, no-inode, mtime or digest, got 'Strict'",
     "server: my_server": "1: server: expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit, "
     "got 'my_server'",
@@ -299,7 +309,7 @@ MISTAKES = {
     "guid_mapping_file: a\nmetrics_log_file: ./a": "2: metrics_log_file: expected another file than guid_mapping_file",
     "store: azure\nconnection_string: AccountName=a": " container_name: not set, and store: azure needs it",
     "store: azure\ncontainer_name: abc": " connection_string: not set, and store: azure needs it "
-    "(or AZURE_STORAGE_CONNECTION_STRING)",
+    "(or AZURE_STORAGE_CONNECTION_STRING, or account_name with a key, a SAS or Entra ID)",
     "": " is empty",
     "# nothing\n": " is empty",
     "a\n": "1: expected lines of the form `key: value`",
@@ -335,7 +345,9 @@ def test_all_mistakes_come_at_once_in_the_order_of_the_file() -> None:
 
 def test_an_unknown_key_that_is_like_no_other_gets_the_list() -> None:
     (line,) = mistakes("zzz: 1\n")
-    assert line.startswith("config.yaml:1: zzz: unknown key, expected one of change_detection, connection_string, ")
+    assert line.startswith(
+        "config.yaml:1: zzz: unknown key, expected one of access_tier, account_key, account_name, auth, "
+    )
     assert mistakes("'AccountKey=x;y': 1\n")[0].startswith("config.yaml:1: unknown key")
 
 
@@ -407,9 +419,10 @@ def test_own_paths(here: Path) -> None:
 
 def test_the_environments_connection_string_is_used_where_there_is_none() -> None:
     environ = {"AZURE_STORAGE_CONNECTION_STRING": "AccountName=env;AccountKey=a"}
-    assert given_text("server: a", environ).connection_string.reveal() == environ["AZURE_STORAGE_CONNECTION_STRING"]
-    assert given_text("connection_string: ''", environ).connection_string.reveal().startswith("AccountName=env")
-    assert given_text(f"connection_string: {KEY}", environ).connection_string.reveal() == KEY
+    azure = "store: azure\ncontainer_name: abc\n"
+    assert login_of(azure, environ).secret.reveal() == environ["AZURE_STORAGE_CONNECTION_STRING"]
+    assert login_of(f"{azure}connection_string: ''", environ).secret.reveal().startswith("AccountName=env")
+    assert login_of(f"{azure}connection_string: {KEY}", environ).secret.reveal() == KEY
     # one that is not used harms nobody
     assert given_text("server: a", {"AZURE_STORAGE_CONNECTION_STRING": "junk"}).server == "a"
     (line,) = mistakes("store: azure\ncontainer_name: abc", {"AZURE_STORAGE_CONNECTION_STRING": "junk"})
@@ -524,3 +537,38 @@ def test_plain_http_is_refused_wherever_it_comes_from() -> None:
     assert mistakes(f"server: a\nconnection_string: {PLAIN_HTTP[0]}") == [f"config.yaml:2: {fault}"]
     environ = {"AZURE_STORAGE_CONNECTION_STRING": PLAIN_HTTP[0]}
     assert mistakes("store: azure\ncontainer_name: abc", environ) == [f"config.yaml: {fault}"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("30s", 30.0), ("1.5 m", 90.0), ("1h", 3600.0), ("1S", 1.0), ("2.5s", 2.5)]
+)
+def test_times(text: str, seconds: float) -> None:
+    assert given_text(f"timeout: {text}").timeout_s == seconds
+
+
+@pytest.mark.parametrize("text", ["30", "0s", "0.5s", "2h", "-1s", "s", "1d", "1e3s", "none"])
+def test_times_that_are_none(text: str) -> None:
+    (mistake,) = mistakes(f"timeout: {text}")
+    assert "expected a time from 1s to 1h, such as 30s" in mistake
+
+
+def test_limits() -> None:
+    config = given_text("max_bandwidth: 10MiB\nmax_requests_per_s: 7")
+    assert (config.max_bandwidth, config.max_requests_per_s) == (10 << 20, 7)
+    assert given_text("max_bandwidth: 1MB/s").max_bandwidth == 10**6
+    config = given_text("max_bandwidth: none\nmax_requests_per_s: none")
+    assert (config.max_bandwidth, config.max_requests_per_s) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "text", ["max_bandwidth: 0", "max_bandwidth: 1KiB", "max_bandwidth: fast", "max_bandwidth: -1"]
+)
+def test_bandwidths_that_are_none(text: str) -> None:
+    (mistake,) = mistakes(text)
+    assert "expected 64KiB or more, such as 10MiB, or none" in mistake
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "9999999999"])
+def test_numbers_of_requests_that_are_none(text: str) -> None:
+    (mistake,) = mistakes(f"max_requests_per_s: {text}")
+    assert "expected 1 or more, or none" in mistake

@@ -329,3 +329,23 @@ def test_a_map_that_is_not_there_is_named(in_folder: OldServer) -> None:
         run = in_folder.workspace.run("restore", *options, expect=2)
         assert options[1] in run.result["error"]
         assert not in_folder.restored.exists()
+
+
+def test_a_placeholder_of_another_tool_is_a_directory(tmp_path: Path, azure_container: tuple[str, str]) -> None:
+    """Such a tool may name it without a slash; the blob itself says what it is."""
+    text, name = azure_container
+    old = OldContainer(text, name)
+    guids = [str(uuid.uuid4()) for _ in range(3)]
+    old.client.upload_blob(guids[0], b"", metadata={"Hdi_IsFolder": "True"})
+    old.client.upload_blob(guids[1], b"", metadata={"hdi_isfolder": "false"})
+    old.client.upload_blob(guids[2], b"text", metadata={"hdi_isfolder": "true"})
+    places = ["folder", "empty", "text"]
+    workspace = Workspace(tmp_path / "work", Path(SOURCE), **old.settings())
+    saved = tmp_path / "saved.json"
+    saved.write_text(json.dumps({guid: f"{SOURCE}/{place}" for guid, place in zip(guids, places, strict=True)}))
+    done = workspace.run("restore", "--map", str(saved)).result
+    assert (done["files"], done["dirs"]) == (2, 1)
+    assert list((workspace.restored / "folder").iterdir()) == []
+    assert (workspace.restored / "empty").read_bytes() == b""
+    assert (workspace.restored / "text").read_bytes() == b"text"
+    assert workspace.run("restore", "--map", str(saved)).result["failed"] == []

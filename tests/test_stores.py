@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobark.clock import now_ns, utc
+from blobark.config import Login, Secret
 from blobark.errors import (
     BlobarkError,
     BlobNotFound,
@@ -36,6 +37,8 @@ from blobark.stores.open import open_store
 from blobark.stores.paths import key_of, path_of
 from blobark.stores.retry import Retrying
 from tests.azurite_server import AzuriteServer
+from tests.in_blocks import InBlocks
+from tests.runs import REPOSITORY
 from tests.store_suite import BAD_KEYS, ODD_KEYS, StoreSuite, names
 
 GUID = "0123abcd-0000-8000-8000-0000000000ef"
@@ -109,7 +112,11 @@ class TestRetryingAzureWithSas(StoreSuite):
             expiry=utc(now_ns() + 3600 * 10**9),
         )
         text = f"BlobEndpoint={azurite.url};SharedAccessSignature=?{sas}"
-        return lambda: open_store("azure", connection_string=text, container=container, workers=4)
+        return lambda: open_store("azure", login=login_with(text), container=container, workers=4)
+
+
+def login_with(connection_string: str) -> Login:
+    return Login(auth="connection_string", secret=Secret(connection_string))
 
 
 def without_nameless_files(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +161,7 @@ class TestLayout:
     def test_nobody_else_may_read(self, folder: FolderStore, place: Path) -> None:
         folder.put("some", b"x", {})
         folder.put("some/nested", b"x", {}, create_only=False)
-        upload = folder.begin("upload")
+        upload = InBlocks(folder.begin("upload"))
         upload.add(b"x")
         upload.commit({})
         for path in [place, *place.rglob("*")]:
@@ -314,7 +321,7 @@ class TestFolderErrors:
 
         if simple:
             without_nameless_files(monkeypatch)
-        upload = folder.begin("upload")
+        upload = InBlocks(folder.begin("upload"))
         monkeypatch.setattr(os, "pwrite", fail)
         calls: list[Callable[[], object]] = [lambda: folder.put("some_0a", b"x", {}), lambda: upload.add(b"x")]
         for call in calls:
@@ -347,7 +354,7 @@ class TestFolderErrors:
         for number in range(20):
             folder.put(f"some_{number}", b"x", {})
             folder.read(f"some_{number}")
-            upload = folder.begin(f"upload_{number}")
+            upload = InBlocks(folder.begin(f"upload_{number}"))
             upload.add(b"x")
             if number % 2:
                 upload.commit({})
@@ -390,6 +397,7 @@ class TestLeftovers:
     WRITER = """
 import hashlib, os, sys
 from blobark.stores.folder import FolderStore
+from tests.in_blocks import InBlocks
 store = FolderStore(sys.argv[1])
 print("ready", flush=True)
 for number in range(10**9):
@@ -398,7 +406,7 @@ for number in range(10**9):
     if number % 3:
         store.put(key, data, {}, create_only=number % 3 == 1)
     else:
-        upload = store.begin(key)
+        upload = InBlocks(store.begin(key))
         for start in range(0, len(data), 100_000):
             upload.add(data[start:start + 100_000])
         upload.commit({})
@@ -406,10 +414,12 @@ for number in range(10**9):
 
     @pytest.mark.parametrize("turn", range(6))
     def test_a_killed_writer_leaves_whole_blobs_or_none(self, folder: FolderStore, place: Path, turn: int) -> None:
-        writer = subprocess.Popen([sys.executable, "-c", self.WRITER, str(place)], stdout=subprocess.PIPE)
+        command = [sys.executable, "-c", self.WRITER, str(place)]
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"ready\n"
         while not files_in(place):
+            assert writer.poll() is None, "it ended by itself"
             time.sleep(0.001)
         time.sleep(0.037 * turn)
         writer.send_signal(signal.SIGKILL)
@@ -433,11 +443,11 @@ class TestOpen:
 
     def test_a_container_is_made_when_told_so(self, azurite: AzuriteServer) -> None:
         text = azurite.connection_string
-        store = open_store("azure", connection_string=text, container="not-there-yet")
+        store = open_store("azure", login=login_with(text), container="not-there-yet")
         with pytest.raises(StoreMissing, match="create-container"):
             store.put("a", b"", {})
         for _ in range(2):
-            open_store("azure", connection_string=text, container="not-there-yet", create=True).put(
+            open_store("azure", login=login_with(text), container="not-there-yet", create=True).put(
                 "a", b"", {}, create_only=False
             )
         assert names(store.list("")) == ["a"]
@@ -448,7 +458,7 @@ class TestOpen:
     )
     def test_what_is_no_store(self, location: str, text: str, container: str) -> None:
         with pytest.raises(ConfigError):
-            open_store(location, connection_string=text, container=container)
+            open_store(location, login=login_with(text) if text else None, container=container)
 
     def test_missing_blob_is_told_from_missing_container(self, azure_container: tuple[str, str]) -> None:
         store = AzureStore.from_connection_string(*azure_container)

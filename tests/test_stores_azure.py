@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -14,9 +15,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient, ContainerSasPermissions, StandardBlobTier, generate_container_sas
 from blake3 import blake3
 
 from blobark.clock import now_ns, utc
@@ -24,6 +26,7 @@ from blobark.errors import (
     BlobarkError,
     BlobExists,
     BlobNotFound,
+    BlocksLost,
     ConfigError,
     ContentError,
     Retryable,
@@ -32,6 +35,7 @@ from blobark.errors import (
     StoreUnusable,
     Throttled,
 )
+from blobark.stores import azure_control
 from blobark.stores.azure import QUICK_PUT_BYTES, AzureStore
 from blobark.stores.azure_account import parse_connection_string
 from blobark.stores.base import Store
@@ -39,6 +43,7 @@ from blobark.stores.retry import Retrying
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import Fault, FaultProxy
+from tests.in_blocks import InBlocks
 
 WRONG_KEY = "d3Jvbmcga2V5IHdyb25nIGtleQ=="
 BLOCK = b"block of content " * 40_000
@@ -64,7 +69,7 @@ def direct(azure_container: tuple[str, str]) -> ContainerClient:
     return ContainerClient.from_connection_string(*azure_container)
 
 
-def open_through(proxy: FaultProxy, azure_container: tuple[str, str], **options: float) -> AzureStore:
+def open_through(proxy: FaultProxy, azure_container: tuple[str, str], **options: Any) -> AzureStore:
     text, container = azure_container
     return AzureStore.from_connection_string(proxy.rewire(text), container, workers=4, **options)
 
@@ -101,8 +106,8 @@ def calls_of(store: Store) -> dict[str, Callable[[], object]]:
         "put": lambda: store.put("new", b"x", {}),
         "put big": lambda: store.put("big", bytes(QUICK_PUT_BYTES + 1), {}),
         "put/": lambda: store.put("new/", b"x", {}),
-        "add": lambda: store.begin("blocks").add(b"x"),
-        "commit": lambda: store.begin("blocks").commit({}),
+        "add": lambda: InBlocks(store.begin("blocks")).add(b"x"),
+        "commit": lambda: InBlocks(store.begin("blocks")).commit({}),
         "delete": lambda: store.delete("there"),
     }
 
@@ -212,8 +217,8 @@ class TestFaultsOnTheLine:
         assert store.read("some") == b"mine"
 
     def test_a_lost_answer_to_a_commit(self, proxy: FaultProxy, store: AzureStore, direct: ContainerClient) -> None:
-        proxy.add(faults.lose_answer(where="comp=blocklist"), faults.lose_answer(where="comp=block&"))
-        upload = retrying(store).begin("blocks")
+        proxy.add(faults.lose_answer(method="PUT", where="comp=blocklist"), faults.lose_answer(where="comp=block&"))
+        upload = InBlocks(retrying(store).begin("blocks"))
         upload.add(BLOCK)
         upload.add(b"end")
         with pytest.raises(BlobExists):
@@ -235,10 +240,10 @@ class TestFaultsOnTheLine:
         self, proxy: FaultProxy, store: AzureStore, direct: ContainerClient
     ) -> None:
         proxy.add(faults.flip_request(where="comp=block&", times=2))
-        upload = store.begin("blocks")
+        upload = InBlocks(store.begin("blocks"))
         with pytest.raises(Retryable, match="Md5Mismatch"):
             upload.add(BLOCK)
-        upload = retrying(store).begin("blocks")
+        upload = InBlocks(retrying(store).begin("blocks"))
         upload.add(BLOCK)
         upload.commit({})
         assert direct.download_blob("blocks").readall() == BLOCK
@@ -303,7 +308,7 @@ class TestAnswers:
         ("status", "code", "expected", "words"),
         [
             (400, "InvalidHeaderValue", StoreUnusable, "InvalidHeaderValue"),
-            (400, "InvalidBlockList", ContentError, "gone"),
+            (400, "InvalidBlockList", BlocksLost, "gone"),
             (400, "InvalidAuthenticationInfo", StoreDenied, "malformed"),
             (401, "NoAuthenticationInformation", StoreDenied, "no credentials"),
             (403, "AccountIsDisabled", StoreDenied, "disabled"),
@@ -331,7 +336,7 @@ class TestAnswers:
         expected: type[BlobarkError],
         words: str,
     ) -> None:
-        proxy.add(faults.answer(status, code))
+        proxy.add(faults.answer(status, code, method="PUT"))
         with pytest.raises(expected, match=words) as caught:
             calls_of(store)[name]()
         assert type(caught.value) is expected
@@ -596,8 +601,8 @@ class TestWhatItCosts:
             "read range": {"GET": 1},
             "put": {"PUT": 1},
             "put big": {"PUT": 1},
-            "add": {"PUT": 1},
-            "commit": {"PUT": 1},
+            "add": {"GET": 1, "PUT": 1},
+            "commit": {"GET": 1, "PUT": 1},
             "delete": {"DELETE": 1},
         }
         for name, requests in expected.items():
@@ -609,10 +614,10 @@ class TestWhatItCosts:
         assert not proxy.requests
 
     def test_an_equal_block_is_sent_once(self, proxy: FaultProxy, store: AzureStore, direct: ContainerClient) -> None:
-        upload = store.begin("blocks")
+        upload = InBlocks(store.begin("blocks"))
         for block in (BLOCK, b"other", BLOCK, BLOCK, b""):
             upload.add(block)
-        assert proxy.requests == {"PUT": 2}
+        assert proxy.requests == {"GET": 1, "PUT": 2}
         upload.commit({})
         assert direct.download_blob("blocks").readall() == BLOCK + b"other" + BLOCK + BLOCK
         committed, uncommitted = direct.get_blob_client("blocks").get_block_list("all")
@@ -656,3 +661,47 @@ class TestWhatItCosts:
         proxy.add(faults.answer(503, "ServerBusy", where="comp=list", skip=3))
         assert [blob.key for blob in retrying(store).list("key")] == keys
         assert proxy.requests["GET"] > 6
+
+
+# Tiers
+
+
+def test_archived_blobs_are_listed_and_brought_back(azure_container: tuple[str, str], direct: ContainerClient) -> None:
+    text, container = azure_container
+    with contextlib.closing(AzureStore.from_connection_string(text, container, access_tier="archive")) as store:
+        for number in range(5):
+            store.put(f"x/{number}", b"%d" % number, {})
+        upload = InBlocks(store.begin("y"))
+        upload.add(b"block")
+        upload.commit({})
+        store.put("z/", b"", {"hdi_isfolder": "true"})
+        store.put("blobark/x", b"near", {})
+        keys = [*(f"x/{number}" for number in range(5)), "y", "z/"]
+        assert [(blob.key, blob.is_archived, blob.rehydrating) for blob in store.archived("")] == [
+            (key, True, False) for key in keys
+        ]
+        assert [blob.key for blob in store.archived("x/")] == keys[:5]
+        assert store.read("blobark/x") == b"near"
+        with pytest.raises(ContentError, match="in the archive tier"):
+            store.read("y", 0, 5)
+        store.rehydrate("y", "high")
+        store.rehydrate("x/1", "standard")
+        assert (store.read("y"), store.read("x/1")) == (b"block", b"1")
+        assert direct.get_blob_client("y").get_blob_properties().blob_tier == "Hot"
+        assert "y" not in [blob.key for blob in store.archived("")]
+        with pytest.raises(BlobNotFound):
+            store.rehydrate("nothing", "standard")
+
+
+def test_archived_blobs_are_found_on_every_page(
+    azure_container: tuple[str, str], direct: ContainerClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(azure_control, "NAMES_IN_A_PAGE", 3)
+    text, container = azure_container
+    with contextlib.closing(AzureStore.from_connection_string(text, container)) as store:
+        for number in range(11):
+            store.put(f"k{number:02}", b"x", {})
+        assert list(store.archived("k")) == []
+        for key in ("k04", "k10"):
+            direct.get_blob_client(key).set_standard_blob_tier(StandardBlobTier.ARCHIVE)
+        assert [blob.key for blob in store.archived("k")] == ["k04", "k10"]

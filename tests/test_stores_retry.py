@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,15 +20,18 @@ from blobark.errors import (
     StoreUnusable,
     Throttled,
 )
-from blobark.stores.base import BlobInfo, Store, Upload
+from blobark.model import Block
+from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
+from tests.in_blocks import InBlocks
 
 
 class Faulty:
     """A store that raises what is next in `script`, if anything, in place of every call or after it has worked."""
 
     keeps_meta = False
+    lists_md5 = True
     name = "faulty"
 
     def __init__(self, store: Store) -> None:
@@ -47,20 +50,30 @@ class Faulty:
         if self.after:
             raise self.after.pop(0)
 
+    def greet(self) -> Greeting:
+        self.next_fault()
+        return self.store.greet()
+
     def stat(self, key: str) -> BlobInfo:
         self.next_fault()
         return self.store.stat(key)
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
-        for number, blob in enumerate(self.store.list(prefix)):
+    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
+        for number, blob in enumerate(self.store.list(prefix, meta=meta)):
             if number >= self.yields_before_failing:
                 self.next_fault()
             yield blob
         self.next_fault()
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+    def archived(self, prefix: str) -> Iterator[BlobInfo]:
+        return self.list(prefix)
+
+    def rehydrate(self, key: str, priority: Priority) -> None:
         self.next_fault()
-        return self.store.read(key, offset, size_bytes)
+
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+        self.next_fault()
+        return self.store.read(key, offset, size_bytes, version=version)
 
     def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         self.next_fault()
@@ -87,13 +100,17 @@ class FaultyUpload:
         self.faulty = faulty
         self.upload = upload
 
-    def add(self, block: bytes) -> None:
+    def stage(self, offset: int, digest: str, data: bytes) -> bool:
         self.faulty.next_fault()
-        self.upload.add(block)
+        return self.upload.stage(offset, digest, data)
 
-    def commit(self, meta: Mapping[str, str]) -> None:
+    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
         self.faulty.next_fault()
-        self.upload.commit(meta)
+        return self.upload.copy(digest, data, source, source_offset)
+
+    def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
+        self.faulty.next_fault()
+        self.upload.commit(blocks, meta)
         self.faulty.fault_after()
 
     def abort(self) -> None:
@@ -115,7 +132,7 @@ def blips(count: int) -> list[BaseException]:
 
 
 def test_every_call_is_repeated(faulty: Faulty, store: Retrying) -> None:
-    upload = store.begin("upload")
+    upload = InBlocks(store.begin("upload"))
     calls: list[Callable[[], object]] = [
         lambda: store.put("a", b"x", {}),
         lambda: store.read("a"),
@@ -123,7 +140,7 @@ def test_every_call_is_repeated(faulty: Faulty, store: Retrying) -> None:
         lambda: list(store.list("")),
         lambda: store.delete("a"),
         store.sync,
-        lambda: store.begin("b").abort(),
+        lambda: InBlocks(store.begin("b")).abort(),
         lambda: upload.add(b"block"),
         lambda: upload.add(b"block"),
         lambda: upload.commit({}),
@@ -142,7 +159,8 @@ def test_results_and_arguments_pass(store: Retrying) -> None:
     store.put("a", b"abcdefghij", {}, create_only=False)
     assert store.read("a", 2, 3) == b"cde"
     assert store.read("a", offset=8) == b"ij"
-    assert store.stat("a") == BlobInfo("a", 10)
+    assert (store.stat("a").key, store.stat("a").size_bytes) == ("a", 10)
+    assert store.read("a", 2, 3, version=store.stat("a").version) == b"cde"
     assert store.counters() == {"retries": 0, "throttled": 0}
 
 
@@ -266,12 +284,12 @@ def test_a_list_that_keeps_failing_ends(faulty: Faulty) -> None:
 
 
 def test_what_is_said_of_the_store_passes(faulty: Faulty, store: Retrying) -> None:
-    assert (store.name, store.keeps_meta) == (faulty.name, faulty.keeps_meta)
+    assert (store.name, store.keeps_meta, store.lists_md5) == (faulty.name, False, True)
 
 
 def test_success_costs_nearly_nothing(tmp_path: Path) -> None:
     class Quick(Faulty):
-        def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+        def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
             return b""
 
     quick = Quick(FolderStore(str(tmp_path)))

@@ -15,30 +15,32 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import obstore
 import obstore.exceptions
-from blake3 import blake3
 from obstore.store import AzureStore as Client
 
 from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied, StoreUnusable
 from blobark.stores.azure_account import Account, check_container, parse_connection_string
+from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_errors import translate
-from blobark.stores.base import BlobInfo, Upload, check_key, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_key, check_meta
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, PutMode
-    from obstore.store import AzureConfig, ClientConfig
+    from obstore.store import AzureConfig, AzureCredentialProvider, ClientConfig
 
     from blobark.stores.azure_control import Control
 
 T = TypeVar("T")
+Page = Callable[[str], tuple[list[BlobInfo], str]]
+"""Returns the blobs of the page at a marker, and the next page's marker."""
 
 QUICK_PUT_BYTES = 256 * 1024
 """A put up to this size has the read timeout; a longer one has `PATIENCE` times as long, whatever the line."""
 
-PATIENCE = 5
+PATIENCE = 10
 
 OWN_PREFIX = "blobark/"
 
@@ -46,17 +48,28 @@ _NO_HIERARCHY = "use an account without a hierarchical namespace"
 
 
 class AzureStore:
-    """A `Store` in one container. Made by `from_connection_string`.
+    """A `Store` in one container of an account.
 
     `workers` is the number of threads that will use it. `read_timeout_s` bounds the silence of the service.
+    `access_tier` is that of the content it stores ("": the account's own), and what archived content comes back to.
     """
 
     keeps_meta = True
+    lists_md5 = True
 
     def __init__(
-        self, account: Account, container: str, *, workers: int, connect_timeout_s: float, read_timeout_s: float
+        self,
+        account: Account,
+        container: str,
+        *,
+        workers: int = 16,
+        connect_timeout_s: float = 20.0,
+        read_timeout_s: float = 30.0,
+        access_tier: str = "",
     ) -> None:
+        """Nothing is asked of the service yet. Raises `ConfigError`."""
         self.name = f"{account.endpoint}/{check_container(container)}"
+        self._tier = access_tier.capitalize()
         self._account = account
         self._container = container
         self._workers = workers
@@ -68,20 +81,9 @@ class AzureStore:
         self._made_control: Control | None = None
 
     @classmethod
-    def from_connection_string(
-        cls,
-        connection_string: str,
-        container: str,
-        *,
-        workers: int = 16,
-        connect_timeout_s: float = 20.0,
-        read_timeout_s: float = 60.0,
-    ) -> AzureStore:
-        """Return a store; nothing is asked of the service yet. Raises `ConfigError`."""
-        account = parse_connection_string(connection_string)
-        return cls(
-            account, container, workers=workers, connect_timeout_s=connect_timeout_s, read_timeout_s=read_timeout_s
-        )
+    def from_connection_string(cls, connection_string: str, container: str, **options: Any) -> AzureStore:
+        """Return the store that a connection string opens. Raises `ConfigError`."""
+        return cls(parse_connection_string(connection_string), container, **options)
 
     def __reduce__(self) -> str | tuple[object, ...]:
         """Refuse to be pickled: the secret must not travel."""
@@ -89,6 +91,12 @@ class AzureStore:
 
     def __repr__(self) -> str:
         return f"AzureStore({self.name!r})"
+
+    def greet(self) -> Greeting:
+        """As `Store.greet`. The clock comes with whatever the service answers to a request without credentials."""
+        clock_ns = self._call("the service's clock", self._control().service_time_ns)
+        tokens = self._account.tokens
+        return Greeting(clock_ns, tokens.means, tokens.who()) if tokens else Greeting(clock_ns)
 
     def stat(self, key: str) -> BlobInfo:
         """As `Store.stat`. Knows no MD5 but for keys that end in `/`; `list` does."""
@@ -100,13 +108,15 @@ class AzureStore:
             pass  # the answer to a HEAD has no body and so no code, which would say what is missing
         return self._info(key, {"range": (0, 1)})
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
         """As `Store.read`."""
         check_key(key)
         if size_bytes == 0:
             return b""
         if key.endswith("/"):
             data = self._call(key, partial(self._download_by_sdk, key, offset, size_bytes))
+        elif version and size_bytes is not None:
+            data = self._call(key, partial(self._download_version, key, offset, size_bytes, version))
         elif size_bytes is not None:
             data = self._call(key, partial(self._download_range, key, offset, size_bytes))
         else:
@@ -121,20 +131,26 @@ class AzureStore:
         check_meta(meta)
         work: Callable[[], object]
         if key.endswith("/"):
-            work = partial(
-                self._control().container.upload_blob, key, data, overwrite=not create_only, metadata=dict(meta)
-            )
+            work = partial(self._control().put, key, data, meta, self._tier_of(key), overwrite=not create_only)
         else:
             client = self._quick if len(data) <= QUICK_PUT_BYTES else self._patient
             mode: PutMode = "create" if create_only else "overwrite"
             # The names of metadata are no attributes that obstore knows, and so become metadata.
-            attributes = cast("Attributes", meta)
+            tier = self._tier_of(key)
+            attributes = cast("Attributes", {**meta, "Storage-Class": tier} if tier else meta)
             work = partial(obstore.put, client, key, data, attributes=attributes, mode=mode, use_multipart=False)
         self._call(key, work, creating=create_only)
 
     def begin(self, key: str) -> Upload:
         """As `Store.begin`. Blocks that are never committed vanish from the service after a week."""
-        return _AzureUpload(check_key(key), self._control(), self._call)
+        from blobark.stores.azure_upload import AzureUpload, staged_blocks
+
+        blob = self._control().blob(check_key(key))
+        try:
+            staged = self._call(key, partial(staged_blocks, blob))
+        except StoreDenied:  # who may write and not read sends all of them
+            staged = []
+        return AzureUpload(key, self._tier_of(key), self._control(), self._call, staged)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
@@ -143,17 +159,35 @@ class AzureStore:
         except BlobNotFound:
             pass
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
         """As `Store.list`, a page of names in memory at a time.
 
         Below `blobark/` lie only Blobark's own blobs, whose keys never end in a slash: there obstore will do.
         """
-        if prefix.startswith(OWN_PREFIX) and prefix.endswith("/"):
-            yield from self._list_own(prefix)
-            return
+        if prefix.startswith(OWN_PREFIX) and prefix.endswith("/") and not meta:
+            return self._list_own(prefix)
+        return self._list(lambda marker: self._control().page(prefix, marker, meta=meta))
+
+    def archived(self, prefix: str) -> Iterator[BlobInfo]:
+        """As `Store.archived`."""
+        return self._list(lambda marker: self._control().archived(prefix, marker))
+
+    def rehydrate(self, key: str, priority: Priority) -> None:
+        """As `Store.rehydrate`; the blob becomes one of the tier that content is stored in, or hot."""
+        tier = self._tier if self._tier not in ("", "Archive") else "Hot"
+        try:
+            self._call(key, partial(self._control().set_tier, check_key(key), tier, priority))
+        except ContentError:
+            pass  # it is on its way, with another priority
+
+    def _tier_of(self, key: str) -> str:
+        """Return the tier that a blob is to be stored in: content's own, the account's ("") for what must stay near."""
+        return "" if key.startswith(OWN_PREFIX) else self._tier
+
+    def _list(self, page: Page) -> Iterator[BlobInfo]:
         last, marker, more = "", "", True
         while more:
-            blobs, marker = self._call("the list of blobs", partial(self._control().page, prefix, marker))
+            blobs, marker = self._call("the list of blobs", partial(page, marker))
             for blob in blobs:
                 if blob.key <= last:
                     raise StoreUnusable(f"{self.name} lists its blobs in an order of its own", _NO_HIERARCHY)
@@ -189,9 +223,13 @@ class AzureStore:
         with self._lock:
             if self._made_control is not None:
                 self._made_control.close()
+            if self._account.tokens is not None:
+                self._account.tokens.close()
 
     def _call(self, what: str, work: Callable[[], T], *, creating: bool = False) -> T:
         """Return `work()`, or raise our error for what it raised, without a chain to that."""
+        if self._account.tokens is not None:
+            self._account.tokens.fresh()  # here, since what obstore asks for a token it cannot tell us how that failed
         try:
             return work()
         except BaseException as error:
@@ -207,7 +245,7 @@ class AzureStore:
         found = self._call(key, partial(obstore.get, self._quick, key, options=options))
         # The service's own attributes, such as Content-Type, have a hyphen; metadata cannot.
         meta = {name: value for name, value in found.attributes.items() if "-" not in name}
-        return BlobInfo(key, found.meta["size"], "", cast("Mapping[str, str]", meta))
+        return BlobInfo(key, found.meta["size"], "", cast("Mapping[str, str]", meta), found.meta["e_tag"] or "")
 
     def _stat_by_sdk(self, key: str) -> BlobInfo:
         found = self._call(key, self._control().blob(key).get_blob_properties)
@@ -221,6 +259,13 @@ class AzureStore:
     def _download_range(self, key: str, offset: int, size_bytes: int) -> bytes:
         return bytes(obstore.get_range(self._quick, key, start=offset, length=size_bytes))
 
+    def _download_version(self, key: str, offset: int, size_bytes: int, version: str) -> bytes:
+        options: GetOptions = {"range": (offset, offset + size_bytes), "if_match": version}
+        try:
+            return bytes(obstore.get(self._quick, key, options=options).bytes())
+        except obstore.exceptions.PreconditionError:
+            raise ContentError(f"{key} at {self.name} has been written again") from None
+
     def _download_by_sdk(self, key: str, offset: int, size_bytes: int | None) -> bytes:
         return self._control().container.download_blob(key, offset=offset, length=size_bytes).readall()
 
@@ -230,24 +275,33 @@ class AzureStore:
         config: AzureConfig = {
             "account_name": account.name,
             "endpoint": account.endpoint,
-            "credential_type": "sas_token" if account.sas else "access_key",
+            "credential_type": "auto" if account.tokens else "sas_token" if account.sas else "access_key",
             "skip_signature": False,
             "use_emulator": False,
             "use_fabric_endpoint": False,
         }
         if account.sas:
             config["sas_key"] = account.sas
-        else:
+        elif account.key:
             config["account_key"] = account.key
         options |= {
             "allow_http": account.is_plain_http,
             "connect_timeout": timedelta(seconds=self._timeouts_s[0]),
             "pool_max_idle_per_host": str(self._workers),
         }
+        if roots := trusted_roots():
+            options["root_certificate"] = _read_roots(roots)
+        tokens = account.tokens
         try:
-            return Client(self._container, config=config, client_options=options, retry_config={"max_retries": 0})
+            return Client(
+                self._container,
+                config=config,
+                client_options=options,
+                retry_config={"max_retries": 0},
+                credential_provider=cast("AzureCredentialProvider", tokens.for_obstore) if tokens else None,
+            )
         except obstore.exceptions.BaseError:
-            raise ConfigError("the connection string does not suit Azure Storage") from None
+            raise ConfigError("the account, or what opens it, does not suit Azure Storage") from None
 
     def _control(self) -> Control:
         """Return what works through the SDK, made when first asked for."""
@@ -266,32 +320,11 @@ class AzureStore:
             return self._made_control
 
 
-class _AzureUpload:
-    """An `Upload` as a list of blocks, each of which the service checks against the MD5 that comes with it."""
-
-    def __init__(self, key: str, control: Control, call: Callable[..., object]) -> None:
-        self._key = key
-        self._control = control
-        self._blob = control.blob(key)
-        self._call = call
-        self._ids: list[str] = []
-        self._sent: set[str] = set()
-
-    def add(self, block: bytes) -> None:
-        """As `Upload.add`. An empty block is none, and one that was sent before is not sent again."""
-        if not block:
-            return
-        block_id = blake3(block).hexdigest()
-        if block_id not in self._sent:
-            stage = partial(self._blob.stage_block, block_id, block, length=len(block), validate_content=True)
-            self._call(self._key, stage)
-            self._sent.add(block_id)
-        self._ids.append(block_id)
-
-    def commit(self, meta: Mapping[str, str]) -> None:
-        """As `Upload.commit`."""
-        check_meta(meta)
-        self._call(self._key, partial(self._control.commit, self._blob, self._ids, meta), creating=True)
-
-    def abort(self) -> None:
-        """As `Upload.abort`; the service drops the blocks after a week."""
+def _read_roots(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise ConfigError(
+            f"the certificates in {path} cannot be read ({error.strerror})", "see REQUESTS_CA_BUNDLE and SSL_CERT_FILE"
+        ) from None

@@ -1,6 +1,6 @@
-"""Connection strings of Azure Storage: where an account is, and the one secret that opens it.
+"""An account of Azure Storage: where it is, and the one thing that opens it, made of a login or a connection string.
 
-Understood: account key or SAS (with or without its `?`), `UseDevelopmentStorage=true`, `DefaultEndpointsProtocol`,
+Understood in a connection string: account key or SAS, `UseDevelopmentStorage=true`, `DefaultEndpointsProtocol`,
 `EndpointSuffix`, `BlobEndpoint` (with a path too, as emulators and private end points have it). What is wrong is said
 with the names of the parts, and never with their values. Plain http is refused but for this machine itself, since
 whoever listens would get the content, and with a SAS the credentials.
@@ -15,7 +15,10 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from blobark.config_azure import Login
 from blobark.errors import ConfigError
+from blobark.stores.azure_entra import Tokens
+from blobark.stores.azure_sas import clean_sas
 
 _DEVELOPMENT = {
     "accountname": "devstoreaccount1",
@@ -29,12 +32,13 @@ _HINT = "copy it from the portal: storage account, access keys or shared access 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One storage account: its name, the address of its blob service, and either a key or a SAS."""
+    """One storage account: its name, the address of its blob service, and a key, a SAS or tokens of Entra ID."""
 
     name: str
     endpoint: str
     key: str = field(default="", repr=False)
     sas: str = field(default="", repr=False)
+    tokens: Tokens | None = field(default=None, repr=False)
 
     def __reduce__(self) -> str | tuple[object, ...]:
         """Refuse to be pickled: a secret must not travel."""
@@ -46,6 +50,29 @@ class Account:
         return self.endpoint.startswith("http:")
 
 
+def account_of(login: Login) -> Account:
+    """Return the account that a login opens; nothing is asked of anybody yet.
+
+    Raises:
+        ConfigError: what it holds cannot be right.
+    """
+    secret = login.secret.reveal()
+    if login.auth == "connection_string":
+        return parse_connection_string(secret)
+    endpoint = _checked(login.endpoint or f"https://{login.account_name}.blob.core.windows.net")
+    name = login.account_name or _account_in(endpoint)
+    if login.auth == "key":
+        key = secret.strip().strip("\"'")
+        if not _is_base64(key):
+            raise ConfigError("the account key is not base64: a piece of it is missing", _HINT)
+        return Account(name, endpoint, key=key)
+    if login.auth == "sas":
+        return Account(name, endpoint, sas=clean_sas(secret))
+    if endpoint.startswith("http:"):
+        raise ConfigError("a token of Entra ID would go over plain http", "write https in endpoint")
+    return Account(name, endpoint, tokens=Tokens())
+
+
 def parse_connection_string(text: str) -> Account:
     """Return the account that a connection string names.
 
@@ -53,7 +80,8 @@ def parse_connection_string(text: str) -> Account:
         ConfigError: it is not a connection string, lacks something, or would send data in the clear.
     """
     parts: dict[str, str] = {}
-    for piece in filter(None, (piece.strip() for piece in text.strip().strip("\"'").split(";"))):
+    text = text.strip().strip("\"'").replace("&amp;", "&")
+    for piece in filter(None, (piece.strip() for piece in text.split(";"))):
         name, equals, value = piece.partition("=")
         if not equals:
             raise ConfigError("the connection string has a part without `=`", _HINT)
@@ -61,17 +89,15 @@ def parse_connection_string(text: str) -> Account:
     if parts.get("usedevelopmentstorage", "").lower() == "true":
         parts = _DEVELOPMENT | parts
     endpoint = _endpoint(parts)
-    key, sas = parts.get("accountkey", ""), parts.get("sharedaccesssignature", "").removeprefix("?")
+    key, sas = parts.get("accountkey", ""), parts.get("sharedaccesssignature", "")
     if bool(key) == bool(sas):
         raise ConfigError("the connection string needs either AccountKey or SharedAccessSignature", _HINT)
-    if sas and not re.fullmatch(r"[!-~]*sig=[!-~]+", sas):
-        raise ConfigError("SharedAccessSignature in the connection string has no sig=...", _HINT)
     if key and not _is_base64(key):
         raise ConfigError("AccountKey in the connection string is not base64: a piece of it is missing", _HINT)
     name = parts.get("accountname") or _account_in(endpoint)
     if key and not name:
         raise ConfigError("the connection string has an AccountKey and no AccountName", _HINT)
-    return Account(name, endpoint, key, sas)
+    return Account(name, endpoint, key, clean_sas(sas) if sas else "")
 
 
 def check_container(name: str) -> str:
@@ -91,16 +117,23 @@ def _endpoint(parts: dict[str, str]) -> str:
             raise ConfigError("the connection string has neither BlobEndpoint nor a valid AccountName", _HINT)
         protocol = parts.get("defaultendpointsprotocol", "https").lower()
         given = f"{protocol}://{parts['accountname']}.blob.{parts.get('endpointsuffix', 'core.windows.net')}"
+    return _checked(given)
+
+
+def _checked(given: str) -> str:
+    """Return the address of a blob service in one form. Raises `ConfigError`."""
     try:
         url = urlsplit(given)
         port = url.port
     except ValueError:
-        raise ConfigError("the address in the connection string is not a URL") from None
+        raise ConfigError("the address of the account is not a URL") from None
     host = url.hostname or ""
     if url.scheme not in ("http", "https") or not host or url.query or url.fragment or url.username is not None:
-        raise ConfigError("the address in the connection string must look like https://<host>[:port][/path]", _HINT)
+        raise ConfigError("the address of the account must look like https://<host>[:port][/path]", _HINT)
     if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigError(f"{host} would be reached over plain http", "write https in the connection string")
+        raise ConfigError(
+            f"{host} would be reached over plain http", "write https in the connection string or in endpoint"
+        )
     shown = f"[{host}]" if ":" in host else host
     return f"{url.scheme}://{shown}{f':{port}' if port else ''}{url.path.rstrip('/')}"
 

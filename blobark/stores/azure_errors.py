@@ -19,6 +19,7 @@ from blobark.errors import (
     BlobarkError,
     BlobExists,
     BlobNotFound,
+    BlocksLost,
     ContentError,
     Retryable,
     StoreDenied,
@@ -77,18 +78,24 @@ _DENIED = {
     "NoAuthenticationInformation": "no credentials were sent",
     "UnauthorizedBlobOverwrite": "the right to overwrite is missing",
 }
+_DENIED_BY_ENTRA = {
+    "AuthenticationFailed": "the token of Entra ID is refused: is the tenant right, and this machine's clock?",
+    "AuthorizationFailure": "a role is missing, or the account's firewall keeps this machine out",
+    "AuthorizationPermissionMismatch": "a role is missing, such as Storage Blob Data Contributor on the container; "
+    "a new one counts after some minutes",
+    "InvalidAuthenticationInfo": "the token of Entra ID is refused: is the tenant right, and this machine's clock?",
+}
 _LOCKED = {
     "BlobImmutableDueToPolicy": "it is write-once and may not go yet",
     "LeaseIdMissing": "somebody holds a lease on it",
     "LeaseIdMismatchWithBlobOperation": "somebody holds a lease on it",
     "SnapshotsPresent": "it has snapshots made by the service",
 }
+_LOST = {"InvalidBlobOrBlock", "InvalidBlockList"}
 _UNREADABLE = {
     "BlobArchived": "it is in the archive tier: rehydrate it first",
     "BlobBeingRehydrated": "it is on its way out of the archive tier: come back later",
-    "InvalidBlobOrBlock": "its blocks are gone from the service",
     "InvalidBlobType": "it is no block blob",
-    "InvalidBlockList": "its blocks are gone from the service",
     "InvalidRange": "it ends before what was asked for",
 }
 
@@ -143,15 +150,17 @@ def _decide(failure: Failure, what: str, account: Account, creating: bool) -> Bl
         return StoreDenied(f"{said}: {_LOCKED[code]}")
     if code in _UNREADABLE or status == 416:
         return ContentError(f"{said}: {_UNREADABLE.get(code, _UNREADABLE['InvalidRange'])}")
-    if status == 404:
-        return BlobNotFound(f"{what} is not there")
+    if status == 404 or code in _LOST:
+        return BlocksLost(f"{said}: its blocks are gone") if code in _LOST else BlobNotFound(f"{what} is not there")
     return StoreUnusable(f"{said}: the service does not accept this request")
 
 
 def _denied(said: str, code: str, account: Account) -> StoreDenied:
     reason = _DENIED.get(code, "the credentials are refused")
+    if account.tokens:
+        return StoreDenied(said, _DENIED_BY_ENTRA.get(code, reason))
     if not account.sas:
-        return StoreDenied(said, f"{reason}; check AccountKey in the connection string")
+        return StoreDenied(said, f"{reason}; check the account key")
     token = parse_qs(account.sas)
     begins, ends = _time_in(token, "st"), _time_in(token, "se")
     now = datetime.fromtimestamp(now_ns() / 1e9, UTC)

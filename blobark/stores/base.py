@@ -11,16 +11,23 @@ between slashes are never empty (but for the end), `.` or `..`. Every method ref
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from blobark.errors import ConfigError
+from blobark.model import Block
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
 
 MAX_KEY_LENGTH = 1024
+
+ARCHIVE = "archive"
+"""The tier whose blobs cannot be read before they have been rehydrated, which takes hours."""
+
+Priority = Literal["standard", "high"]
+"""How fast a blob is rehydrated: within fifteen hours, or mostly within one and dearer."""
 
 _META_NAME = re.compile("[a-z_][a-z0-9_]*")
 _META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
@@ -30,26 +37,68 @@ _META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
 class BlobInfo:
     """What a store knows of a blob: stored size, the service's own MD5 (hex, "" where unknown), and its metadata.
 
-    `meta` is filled by `stat` where the store keeps metadata at all (`Store.keeps_meta`), and empty from `list`.
+    `meta` is filled by `stat` where the store keeps metadata at all (`Store.keeps_meta`). A `list` with `meta` fills it
+    too, and `created_ns` (since 1970, by the store's clock, 0 where unknown). The tier is told by a listing alone.
+    `version`, filled by `stat`, is another one whenever the blob has been written again.
     """
 
     key: str
     size_bytes: int
     md5: str = ""
     meta: Mapping[str, str] = field(default_factory=dict)
+    version: str = ""
+    created_ns: int = 0
+    tier: str = ""
+    """hot, cool, cold or archive; "" where the store has no tiers."""
+    rehydrating: bool = False
+    """Whether it is on its way out of the archive tier."""
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether it cannot be read, on its way or not."""
+        return self.tier == ARCHIVE
+
+
+@dataclass(frozen=True, slots=True)
+class Greeting:
+    """What a store says of itself and of who asks; a folder has nothing to say.
+
+    `clock_ns` is the service's clock in nanoseconds since 1970, to the second, 0 where there is none. `means` and
+    `who` are how this was logged in and as whom, "" where that is the secret of the configuration.
+    """
+
+    clock_ns: int = 0
+    means: str = ""
+    who: str = ""
 
 
 class Upload(Protocol):
-    """A blob on its way, block by block; nothing is under its key until `commit` has returned."""
+    """A blob on its way, block by block; nothing is under its key until `commit` has returned.
 
-    def add(self, block: bytes) -> None:
-        """Send the next block. It may be repeated after `Retryable` with the same block, and counts once."""
+    Blocks may be staged from many threads at once, in any order; a block is known by its digest.
+    """
 
-    def commit(self, meta: Mapping[str, str]) -> None:
-        """Make the blocks added so far the blob, in their order; create-only.
+    def stage(self, offset: int, digest: str, data: bytes, /) -> bool:
+        """Send a block that is to lie at `offset` of the blob, as far as is known yet; say whether it had to be sent.
+
+        It had not when an earlier upload under this key, which was interrupted, has sent it already. May be repeated.
+
+        Raises:
+            BlobExists: a store may find out here already what `commit` would.
+        """
+
+    def copy(self, digest: str, data: bytes, source: str, source_offset: int, /) -> bool:
+        """Let the store itself take a block, which is `data`, out of another of its blobs; say whether it could.
+
+        It could not when there is something else in that place, and when the blob is archived.
+        """
+
+    def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
+        """Make the blob of these blocks, all of which have been staged or copied, in this order; create-only.
 
         Raises:
             BlobExists: there is a blob under the key (perhaps this one: an answer may have been lost).
+            BlocksLost: the store has dropped blocks that it had; the upload is to be begun anew.
         """
 
     def abort(self) -> None:
@@ -62,27 +111,51 @@ class Store(Protocol):
     keeps_meta: bool
     """Whether `meta` given to `put` and `commit` comes back from `stat`."""
 
+    lists_md5: bool
+    """Whether `list` tells the MD5 of all that `put` has stored, of the bytes that arrived; not below `blobark/`."""
+
     name: str
     """Where this is, for a person: a folder, or account and container. Holds no secret."""
+
+    def greet(self) -> Greeting:
+        """Log in, and say what there is to say before any right is used."""
 
     def stat(self, key: str) -> BlobInfo:
         """Say what is known of one blob. Raises `BlobNotFound`."""
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
         """Yield every blob whose key starts with the string `prefix`, in ascending order of the key.
 
         The prefix may end inside a name. Blobs on their way are not listed. It streams: memory does not grow
-        with the number of blobs.
+        with the number of blobs. With `meta` their metadata come with them, where the store keeps any.
         """
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
-        """Return exactly `size_bytes` bytes from `offset`, or everything from `offset` on when `size_bytes` is None.
+    def archived(self, prefix: str, /) -> Iterator[BlobInfo]:
+        """As `list`, but only the blobs of the archive tier; none where a store has no tiers.
 
-        Nothing is asked of the store for 0 bytes, not even whether there is such a blob.
+        It costs a store no request more than `list` does, and where nothing is archived much less work here.
+        """
+
+    def rehydrate(self, key: str, priority: Priority, /) -> None:
+        """Ask for a blob of the archive tier to be brought back; one on its way already may be asked for again.
+
+        It can be read when `archived` does not list it any more, hours later.
 
         Raises:
             BlobNotFound: there is no such blob.
-            ContentError: the blob ends before the range does. Never fewer bytes, never silently.
+            ConfigError: the store has no tiers.
+        """
+
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+        """Return exactly `size_bytes` bytes from `offset`, or everything from `offset` on when `size_bytes` is None.
+
+        Nothing is asked of the store for 0 bytes, not even whether there is such a blob. With `version`, which comes
+        from `stat`, the blob must still be that one.
+
+        Raises:
+            BlobNotFound: there is no such blob.
+            ContentError: the blob ends before the range does, or has been written again. Never fewer bytes,
+                never silently.
         """
 
     def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
@@ -95,7 +168,11 @@ class Store(Protocol):
         """
 
     def begin(self, key: str) -> Upload:
-        """Start a blob that is sent in blocks. Several may be on their way under one key: one commit wins."""
+        """Start a blob that is sent in blocks. Several may be on their way under one key: one commit wins.
+
+        Raises:
+            BlobExists: blocks of another kind, which cannot be joined with ours, are on their way under the key.
+        """
 
     def delete(self, key: str) -> None:
         """Remove a blob; removing one that is not there is no error."""

@@ -20,12 +20,13 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from blobark.errors import (
     BlobarkError,
     BlobExists,
     BlobNotFound,
+    ConfigError,
     ContentError,
     Retryable,
     StoreDenied,
@@ -33,7 +34,8 @@ from blobark.errors import (
     StoreMissing,
     StoreUnusable,
 )
-from blobark.stores.base import BlobInfo, Upload, check_meta
+from blobark.model import Block
+from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_meta
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
 from blobark.stores.paths import path_of
@@ -58,6 +60,7 @@ class FolderStore:
     """
 
     keeps_meta = False
+    lists_md5 = False
 
     def __init__(self, path: str, *, create: bool = False, names_at_once: int = 1_000_000) -> None:
         self.name = os.path.abspath(path)
@@ -73,15 +76,19 @@ class FolderStore:
             raise self._translate(error, self.name) from error
         self._files = NewFiles(self._fd)
 
+    def greet(self) -> Greeting:
+        """As `Store.greet`."""
+        return Greeting()
+
     def stat(self, key: str) -> BlobInfo:
         """As `Store.stat`; knows no MD5 and no metadata."""
         try:
             found = os.stat(path_of(key), dir_fd=self._fd, follow_symlinks=False)
         except OSError as error:
             raise self._translate(error, key) from error
-        return BlobInfo(key, self._size(found, key))
+        return BlobInfo(key, self._size(found, key), version=_version(found))
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
         """As `Store.read`."""
         path = path_of(key)
         if size_bytes == 0:
@@ -89,7 +96,10 @@ class FolderStore:
         try:
             fd = os.open(path, _READ, dir_fd=self._fd)
             try:
-                there = self._size(os.fstat(fd), key)
+                status = os.fstat(fd)
+                there = self._size(status, key)
+                if version and version != _version(status):
+                    raise ContentError(f"{key} in {self.name} has been written again")
                 wanted = there - offset if size_bytes is None else size_bytes
                 data = os.pread(fd, wanted, offset) if wanted > 0 else b""
                 while 0 < len(data) < wanted and (more := os.pread(fd, wanted - len(data), offset + len(data))):
@@ -148,7 +158,15 @@ class FolderStore:
         if fd >= 0:
             os.close(fd)
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
+    def archived(self, _prefix: str, /) -> Iterator[BlobInfo]:
+        """As `Store.archived`: none, a folder has no tiers."""
+        return iter(())
+
+    def rehydrate(self, key: str, _priority: Priority, /) -> None:
+        """As `Store.rehydrate`."""
+        raise ConfigError(f"{self.name} is a folder, and has no archive tier to bring {key} back from")
+
+    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:  # noqa: ARG002 - it keeps none
         """As `Store.list`."""
         try:
             for key, path in blobs_below(self._fd, prefix, names_at_once=self._names_at_once):
@@ -194,28 +212,36 @@ class FolderStore:
             return False
 
 
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}-{status.st_ctime_ns}-{status.st_size}"
+
+
 class _FolderUpload:
-    """An `Upload` into a file that has no name yet."""
+    """An `Upload` into a file that has no name yet. Nothing of an upload that was interrupted is left to go on with."""
 
     def __init__(self, key: str, path: str, file: NewFile, translate: Callable[..., BlobarkError]) -> None:
         self._key = key
         self._path = path
         self._file = file
         self._translate = translate
-        self._end = 0
 
-    def add(self, block: bytes) -> None:
-        """As `Upload.add`."""
+    def stage(self, offset: int, _digest: str, data: bytes) -> bool:
+        """As `Upload.stage`."""
         try:
-            self._file.write(block, self._end)
+            self._file.write(data, offset)
         except OSError as error:
             raise self._translate(error, self._key, writing=True) from error
-        self._end += len(block)
+        return True
 
-    def commit(self, meta: Mapping[str, str]) -> None:
+    def copy(self, _digest: str, _data: bytes, _source: str, _source_offset: int) -> bool:
+        """As `Upload.copy`: what is on this machine is as well sent."""
+        return False
+
+    def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
         """As `Upload.commit`."""
         check_meta(meta)
         try:
+            os.truncate(self._file.fd, sum(block.size for block in blocks))
             self._file.publish(self._path, replace=False)
         except OSError as error:
             raise self._translate(error, self._key, writing=True) from error

@@ -5,45 +5,53 @@ from __future__ import annotations
 import os
 import threading
 
+from blobark.config_azure import Login
 from blobark.errors import ConfigError
 from blobark.stores.folder import FolderStore
+from blobark.stores.load import NO_LIMITS, Limits
 from blobark.stores.retry import Retrying
 
 AZURE = "azure"
 
 
-def open_store(
+def open_store(  # noqa: PLR0913 - each by its name
     location: str,
     *,
-    connection_string: str = "",
+    login: Login | None = None,
     container: str = "",
     create: bool = False,
+    access_tier: str = "",
     workers: int = 16,
+    limits: Limits = NO_LIMITS,
     stop: threading.Event | None = None,
 ) -> Retrying:
     """Return the container `container` of Azure if `location` is `azure`, else the folder of that path.
 
     `create` makes the container or the folder when it is missing; for a folder that is seen here, for a container
-    nothing is asked of the service without it. `workers` threads will use the store. Setting `stop` ends its waits.
+    nothing is asked of the service without it. `access_tier` is that of Azure's content ("": the account's own).
+    `workers` threads will use the store. Setting `stop` ends its waits.
 
     Raises:
-        ConfigError: the connection string or the container's name is wrong.
+        ConfigError: the login or the container's name is wrong.
         StoreMissing: there is no such folder.
         StoreDenied: it may not be opened, or not be made.
     """
     if not location:
         raise ConfigError("no store is named", "write `azure` or a folder's path")
     if location != AZURE:
-        return Retrying(FolderStore(location, create=create), stop=stop)
+        return Retrying(FolderStore(location, create=create), limits=limits, stop=stop)
     # obstore's threads do no more than move bytes: half of the processors are enough, and each one more
     # wakes the others up for nothing (on two processors a request costs a third less with one). Read when it starts.
     os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     from blobark.stores.azure import AzureStore
+    from blobark.stores.azure_account import account_of
 
-    if not connection_string:
-        raise ConfigError("the store is Azure, and there is no connection string")
-    azure = AzureStore.from_connection_string(connection_string, container, workers=workers)
-    retrying = Retrying(azure, stop=stop)
+    if login is None:
+        raise ConfigError("the store is Azure, and there is nothing to log in with")
+    azure = AzureStore(
+        account_of(login), container, workers=workers, read_timeout_s=limits.timeout_s, access_tier=access_tier
+    )
+    retrying = Retrying(azure, limits=limits, stop=stop)
     if create:
         retrying.call(azure.create_container)
     return retrying

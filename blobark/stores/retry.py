@@ -1,10 +1,12 @@
 """`Retrying`: a store that repeats the calls of another one which failed in passing. Nothing else retries.
 
     failed with Retryable -> wait uniform(0, min(cap, first * 2^n)), at least what the store asked for -> again
-    Throttled             -> besides, every thread waits before its next call, until the time the store asked for
+    Throttled             -> besides, every thread waits before its next call, until the time the store asked for;
+                             and from then on fewer calls are made at a time, until they succeed (load.py)
     out of time or tries  -> StoreUnusable, with the last failure in one line
 
-A call that succeeds at once costs two attribute reads more than without. A store that has not answered yet gets
+What a person allows, in bytes and in requests a second, is waited for here too: every try counts. A call that
+succeeds at once costs a microsecond more than without. A store that has not answered yet gets
 less time than one that did, so that a typing mistake in an address is told in seconds and a broken line is sat out.
 What the calls promise stays as it is: a create-only `put` whose answer was lost ends as `BlobExists`.
 """
@@ -14,24 +16,29 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
-from blobark.stores.base import BlobInfo, Store, Upload
+from blobark.model import Block
+from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 
 T = TypeVar("T")
+
+PAGE_BLOBS = 5000
+"""A list of so many blobs is one request."""
 
 
 class Retrying:
     """A `Store` around a `Store`.
 
     `deadline_s` and `attempts` bound one call from its first failure on; `first_deadline_s` takes the place of
-    `deadline_s` while nothing has been answered yet. `first_wait_s` and `cap_wait_s` shape the waits. Setting
-    `stop` ends every wait at once with `Interrupted`.
+    `deadline_s` while nothing has been answered yet. `first_wait_s` and `cap_wait_s` shape the waits. Calls, and
+    pages of lists, are requests of `limits`. Setting `stop` ends every wait with `Interrupted`.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each has its default, and its place in one loop
         self,
         store: Store,
         *,
@@ -40,10 +47,12 @@ class Retrying:
         first_deadline_s: float = 30.0,
         first_wait_s: float = 0.25,
         cap_wait_s: float = 20.0,
+        limits: Limits = NO_LIMITS,
         stop: threading.Event | None = None,
     ) -> None:
         self._store = store
         self.keeps_meta = store.keeps_meta
+        self.lists_md5 = store.lists_md5
         self.name = store.name
         self._attempts = attempts
         self._deadline_s = deadline_s
@@ -51,6 +60,9 @@ class Retrying:
         self._first_wait_s = first_wait_s
         self._cap_wait_s = cap_wait_s
         self._stop = stop or threading.Event()
+        self._gate = Gate(self._stop)
+        self._bytes = Limit(limits.max_bandwidth, self._stop) if limits.max_bandwidth else None
+        self._requests = Limit(limits.max_requests_per_s, self._stop) if limits.max_requests_per_s else None
         self._lock = threading.Lock()
         self._reached = False
         self._quiet_until = 0.0
@@ -62,41 +74,31 @@ class Retrying:
         with self._lock:
             return {"retries": self._retries, "throttled": self._throttled}
 
-    def call(self, work: Callable[[], T]) -> T:
-        """Return `work()`, repeated while it raises `Retryable`; for what only one kind of store can do."""
-        if self._quiet_until:
-            self._keep_quiet()
+    def call(self, work: Callable[[], T], *, size_bytes: int = 0, requests: int = 1) -> T:
+        """Return `work()`, repeated while it raises `Retryable`; each try moves `size_bytes` in so many `requests`."""
         try:
-            result = work()
+            return self._once(work, size_bytes, requests)
         except Retryable as error:
-            return self._again(error, work)
-        self._reached = True
-        return result
+            return self._again(error, lambda: self._once(work, size_bytes, requests))
+
+    def greet(self) -> Greeting:
+        """As `Store.greet`."""
+        return self.call(self._store.greet)
 
     def stat(self, key: str) -> BlobInfo:
         """As `Store.stat`."""
         return self.call(lambda: self._store.stat(key))
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None) -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
         """As `Store.read`."""
-        if self._quiet_until:
-            self._keep_quiet()
-        try:
-            result = self._store.read(key, offset, size_bytes)
-        except Retryable as error:
-            return self._again(error, lambda: self._store.read(key, offset, size_bytes))
-        self._reached = True
-        return result
+        data = self.call(lambda: self._store.read(key, offset, size_bytes, version=version), size_bytes=size_bytes or 0)
+        if size_bytes is None and self._bytes is not None:
+            self._bytes.pay(len(data))  # its length was not known before
+        return data
 
     def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
-        if self._quiet_until:
-            self._keep_quiet()
-        try:
-            self._store.put(key, data, meta, create_only=create_only)
-        except Retryable as error:
-            self._again(error, lambda: self._store.put(key, data, meta, create_only=create_only))
-        self._reached = True
+        self.call(lambda: self._store.put(key, data, meta, create_only=create_only), size_bytes=len(data))
 
     def begin(self, key: str) -> Upload:
         """As `Store.begin`."""
@@ -114,24 +116,57 @@ class Retrying:
         """As `Store.close`."""
         self._store.close()
 
-    def list(self, prefix: str) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
         """As `Store.list`. After a failure it starts again and passes over what was yielded."""
+        return self._listing(lambda: self._store.list(prefix, meta=meta))
+
+    def archived(self, prefix: str) -> Iterator[BlobInfo]:
+        """As `Store.archived`; after a failure like `list`."""
+        return self._listing(lambda: self._store.archived(prefix))
+
+    def rehydrate(self, key: str, priority: Priority) -> None:
+        """As `Store.rehydrate`."""
+        self.call(lambda: self._store.rehydrate(key, priority))
+
+    def _listing(self, start: Callable[[], Iterator[BlobInfo]]) -> Iterator[BlobInfo]:
         last = ""
+        count = 0
         listing: Iterator[BlobInfo] | None = None
 
         def following() -> BlobInfo | None:
             nonlocal listing
             if listing is None:
-                listing = self._store.list(prefix)
+                listing = start()
             try:
                 return next((blob for blob in listing if blob.key > last), None)
             except Retryable:
                 listing = None
                 raise
 
-        while (blob := self.call(following)) is not None:
+        while (blob := self.call(following, requests=count % PAGE_BLOBS == 0)) is not None:
             last = blob.key
+            count += 1
             yield blob
+
+    def _once(self, work: Callable[[], T], size_bytes: int, requests: int) -> T:
+        """Try once, when the store, the gate and the limits let it."""
+        if self._requests is not None and requests:
+            self._requests.pay(requests)
+        if self._bytes is not None and size_bytes:
+            self._bytes.pay(size_bytes)
+        entered_s = self._gate.enter()
+        succeeded = False
+        try:
+            if self._quiet_until:
+                self._keep_quiet()
+            result = work()
+            self._reached = succeeded = True
+        except Throttled:
+            self._gate.cut(entered_s)
+            raise
+        finally:
+            self._gate.leave(succeeded=succeeded)
+        return result
 
     def _again(self, error: Retryable, work: Callable[[], T]) -> T:
         """Repeat `work` after `error` until it succeeds, fails otherwise, or time or tries are over."""
@@ -144,12 +179,9 @@ class Retrying:
             if self._stop.wait(wait_s):
                 raise Interrupted(f"stopped while waiting for {self.name}")
             try:
-                result = work()
+                return work()
             except Retryable as again:
                 error = again
-                continue
-            self._reached = True
-            return result
         raise StoreUnusable(f"{self.name} keeps failing: {error.message}", error.hint)
 
     def _wait_after(self, error: Retryable, attempt: int) -> float:
@@ -174,19 +206,23 @@ class Retrying:
 
 
 class _RetryingUpload:
-    """An `Upload` whose blocks and commit are repeated like other calls."""
+    """An `Upload` whose calls are repeated like others."""
 
     def __init__(self, retrying: Retrying, upload: Upload) -> None:
         self._retrying = retrying
         self._upload = upload
 
-    def add(self, block: bytes) -> None:
-        """As `Upload.add`."""
-        self._retrying.call(lambda: self._upload.add(block))
+    def stage(self, offset: int, digest: str, data: bytes) -> bool:
+        """As `Upload.stage`."""
+        return self._retrying.call(lambda: self._upload.stage(offset, digest, data), size_bytes=len(data))
 
-    def commit(self, meta: Mapping[str, str]) -> None:
+    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+        """As `Upload.copy`."""
+        return self._retrying.call(lambda: self._upload.copy(digest, data, source, source_offset))
+
+    def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
         """As `Upload.commit`."""
-        self._retrying.call(lambda: self._upload.commit(meta))
+        self._retrying.call(lambda: self._upload.commit(blocks, meta))
 
     def abort(self) -> None:
         """As `Upload.abort`."""

@@ -1,0 +1,55 @@
+"""Lists of blocks: in the entry while they are short, else objects of their own beside the segments.
+
+A list is a help, not a need: it lets a later save or restore move only the blocks that differ. Where it is missing or
+damaged the content is still there, whole and with its own digest.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from blake3 import blake3
+from msgspec.structs import replace
+
+from blobark.errors import BlobExists, StoreError
+from blobark.manifest import DIGEST
+from blobark.model import Block, Entry
+from blobark.segments import compress, decompress
+from blobark.stores.base import Store
+
+MOST_INLINE = 64
+MOST_PLAIN_BYTES = 8 * 1024 * 1024
+"""More than the list of the most blocks that there can be."""
+
+_DECODER = msgspec.json.Decoder(tuple[Block, ...])
+
+
+def key_of(server: str, digest: str) -> str:
+    """Return the key of the object with a list, which has the digest of its plain form as its name."""
+    return f"blobark/{server}/blocks/{digest}"
+
+
+def noted(store: Store, server: str, entry: Entry, blocks: tuple[Block, ...], bits: int) -> Entry:
+    """Return the entry with its blocks noted, in itself or in an object that is stored for them."""
+    if len(blocks) <= MOST_INLINE:
+        return replace(entry, blocks=blocks, blocks_at="", block_bits=bits)
+    plain = msgspec.json.encode(blocks)
+    digest = blake3(plain).hexdigest()
+    try:
+        store.put(key_of(server, digest), compress(plain), {})
+    except BlobExists:
+        pass
+    return replace(entry, blocks=None, blocks_at=digest, block_bits=bits)
+
+
+def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
+    """Return an entry's blocks; none where it has none that can be read, or that are not those of its content."""
+    blocks = entry.blocks or ()
+    if entry.blocks_at:
+        try:
+            plain = decompress(store.read(key_of(server, entry.blocks_at)), MOST_PLAIN_BYTES)
+            if blake3(plain).hexdigest() == entry.blocks_at:
+                blocks = _DECODER.decode(plain)
+        except (StoreError, ValueError, msgspec.MsgspecError):
+            return ()
+    can_be = all(block.size > 0 and DIGEST.fullmatch(block.digest) for block in blocks)
+    return blocks if can_be and sum(block.size for block in blocks) == entry.content_size else ()

@@ -1,0 +1,77 @@
+"""What the draft has that the newest snapshot has not: two sorted streams, merged, segment by segment.
+
+A segment that both have is not even read. Of the others each entry comes with what the snapshot has under its path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec.structs import replace
+
+from blobark import snapshot
+from blobark.catalog import Catalog, DraftSegment
+from blobark.context import Context
+from blobark.errors import SnapshotError
+from blobark.model import Entry, Header, SegmentRef
+from blobark.stores.base import Store
+
+
+class Difference:
+    """The draft against the newest snapshot of the store, which is looked up once, when this is made."""
+
+    def __init__(
+        self, context: Context, catalog: Catalog, store: Store | None, server: str, root_names: list[bytes]
+    ) -> None:
+        self._context = context
+        self._catalog = catalog
+        self._store = store
+        self._server = server
+        self._root_names = root_names
+        known = int(catalog.get("snapshot") or "0")
+        self.parent: Header | None = snapshot.latest(store, server, known) if store else None
+        self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
+        """The digests of the newest snapshot's segments."""
+
+    def segments(self) -> list[DraftSegment]:
+        """Return the draft's segments, as they are now, that are not the snapshot's."""
+        return [segment for segment in self._catalog.draft() if self._is_changed(segment)]
+
+    def entries(self) -> Iterator[tuple[int, Entry, Entry | None]]:
+        """Yield (sequence, entry, the snapshot's entry of that path) of these segments, in order."""
+        segments = self._catalog.draft()
+        changed = [segment for segment in segments if self._is_changed(segment)]
+        before = self._parent_entries({segment.ref.digest for segment in segments if not self._is_changed(segment)})
+        previous = next(before, None)
+        for sequence, entry in self._catalog.entries(changed):
+            theirs = None
+            if previous is not None:
+                key = entry.sort_key
+                while previous is not None and previous.sort_key < key:
+                    previous = next(before, None)
+                theirs = previous if previous is not None and previous.sort_key == key else None
+            yield sequence, entry, theirs
+
+    def _is_changed(self, segment: DraftSegment) -> bool:
+        return segment.overlaid or segment.ref.digest not in self.known
+
+    def _parent_entries(self, shared: set[str]) -> Iterator[Entry]:
+        """Yield the newest snapshot's entries, but for segments that the draft shares, in order."""
+        if self.parent is None or self._store is None:
+            return
+        manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
+        numbers = {root.raw_name: number for number, root in enumerate(self.parent.roots)}
+        today = {numbers.get(name, -1): number for number, name in enumerate(self._root_names)}
+        for ref in self.parent.segments:
+            if ref.digest not in shared:
+                for entry in self._readable(manifest, ref):
+                    if entry.root in today:
+                        yield entry if today[entry.root] == entry.root else replace(entry, root=today[entry.root])
+
+    def _readable(self, manifest: snapshot.Manifest, ref: SegmentRef) -> list[Entry]:
+        """Return a segment's entries; none when it is damaged, so that what it names is looked for in the store."""
+        try:
+            return manifest.read(ref)
+        except SnapshotError as error:
+            self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
+            return []

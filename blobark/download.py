@@ -1,0 +1,148 @@
+"""Large files on their way back: block by block, in parallel, each from the nearest place that has it.
+
+    the `.part` of a restore that was interrupted   a block that is right already stays
+    the file that is to be replaced                 a block that it has too is copied from there
+    the store                                       the others, with range reads
+
+A block is known by its digest, wherever it comes from, and is compared with it before it is written; so all of the
+file is right when all its blocks are. All of a blob is read from one version of it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from blobark import blocks, source
+from blobark.blocks import Layout
+from blobark.engine import Engine
+from blobark.errors import BlobNotFound, ContentError
+from blobark.extents import Finder, of_entry
+from blobark.model import Block, Entry
+from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.target import NewFile
+from blobark.upload import memory_cost
+
+FETCHES = 2
+"""How often content whose digest is wrong is fetched before it is given up."""
+
+
+class _Wanted(NamedTuple):
+    """A block that is to be at `offset` of the content."""
+
+    offset: int
+    block: Block
+
+
+class OldFile:
+    """A file that is about to be replaced, as a place to take blocks from."""
+
+    def __init__(self, descriptor: int, bits: int) -> None:
+        """Cut it as the wanted file was cut. Raises `SourceError`, `OSError`."""
+        size = os.fstat(descriptor).st_size
+        shape = Entry(size=size, ranges=source.data_ranges(descriptor, size))
+        self._descriptor = descriptor
+        self._layout = Layout(size, shape.ranges)
+        self._offsets: dict[str, int] = {}
+        offset = 0
+        for data in blocks.cut(source.read_blocks(descriptor, shape, BLOCK_SIZE_BYTES), bits):
+            self._offsets.setdefault(blocks.digest_of(data), offset)
+            offset += len(data)
+
+    def read(self, block: Block) -> bytes | None:
+        """Return a block, None if the file does not have it (any more)."""
+        offset = self._offsets.get(block.digest)
+        return None if offset is None else _read(self._descriptor, self._layout, offset, block)
+
+
+class Downloader:
+    """Restores the content of one large file whose blocks are known."""
+
+    def __init__(
+        self, store: Store, server: str, engine: Engine, entry: Entry, entry_blocks: tuple[Block, ...]
+    ) -> None:
+        self._store = store
+        self._engine = engine
+        self._entry = entry
+        self._blocks = entry_blocks
+        self._layout = Layout(entry.size, entry.ranges)
+        self._finder = Finder(of_entry(server, entry))
+        self._versions: dict[str, str] = {}
+
+    def restore(self, new: NewFile, old: OldFile | None) -> int:
+        """Fill a new file; return how many bytes were read from the store.
+
+        Raises:
+            ContentError: a block is missing from the store, or is not what was saved.
+            OSError: it cannot be written.
+        """
+        new.allocate(self._entry)
+        for blob in sorted({extent.blob for extent in self._finder.extents}):
+            self._versions[blob] = self._version(blob)
+
+        def place(batch: list[_Wanted]) -> list[int]:
+            return [self._place(new, old, wanted) for wanted in batch]
+
+        inner = self._engine.within(memory_cost(self._entry))
+        return sum(fetched for _, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size))
+
+    def _version(self, blob: str) -> str:
+        try:
+            return self._store.stat(blob).version
+        except BlobNotFound:
+            raise _missing(blob) from None
+
+    def _wanted(self) -> Iterator[_Wanted]:
+        offset = 0
+        for block in self._blocks:
+            yield _Wanted(offset, block)
+            offset += block.size
+
+    def _place(self, new: NewFile, old: OldFile | None, wanted: _Wanted) -> int:
+        """Get one block into its place; return how many bytes came from the store."""
+        block = wanted.block
+        if new.was_there and _read(new.descriptor, self._layout, wanted.offset, block) is not None:
+            return 0
+        data = old.read(block) if old is not None else None
+        fetched = 0
+        if data is None:
+            data, fetched = self._fetch(wanted), block.size
+        view = memoryview(data)
+        for offset, length in self._layout.places(wanted.offset, block.size):
+            new.write(view[:length], offset)
+            view = view[length:]
+        return fetched
+
+    def _fetch(self, wanted: _Wanted) -> bytes:
+        for _ in range(FETCHES):
+            data = b"".join(self._pieces(wanted))
+            if blocks.digest_of(data) == wanted.block.digest:
+                return data
+        raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
+
+    def _pieces(self, wanted: _Wanted) -> Iterator[bytes]:
+        for blob, offset, length in self._finder.parts(wanted.offset, wanted.block.size):
+            try:
+                yield self._store.read(blob, offset, length, version=self._versions[blob])
+            except BlobNotFound:
+                raise _missing(blob) from None
+
+
+def _missing(blob: str) -> ContentError:
+    return ContentError(f"its blob {blob} is missing from the store")
+
+
+def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:
+    """Return a block of a file, None where the file holds something else."""
+    pieces = []
+    for start, length in layout.places(offset, block.size):
+        try:
+            piece = os.pread(descriptor, length, start)
+        except OSError:
+            return None
+        if len(piece) < length:
+            return None
+        pieces.append(piece)
+    data = b"".join(pieces)
+    return data if blocks.digest_of(data) == block.digest else None

@@ -1,0 +1,49 @@
+"""SAS tokens as people paste them: quoted, escaped once too often, with the `?` of an address.
+
+A signature covers the values and not how they are escaped, so each value is taken to its plain form and escaped once.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote, unquote
+
+from blobark.errors import ConfigError
+
+_HINT = "copy the SAS token from the portal: ...&sig=... and nothing before or after it"
+
+
+def clean_sas(text: str) -> str:
+    """Return a SAS token in the one form that both libraries take.
+
+    Raises:
+        ConfigError: it is none. The message holds nothing of it.
+    """
+    text = text.strip().strip("\"'`").strip()
+    text = re.sub(r"(?i)&(?:amp|#38|#x26);|\\u0026|\\&", "&", text)
+    if "://" in text.partition("&")[0]:
+        raise ConfigError("the SAS token is a whole address", _HINT)
+    if "&" not in text and "sig=" not in text.lower():
+        text = unquote(text)  # all of it was escaped
+    pairs = [part.partition("=") for part in text.lstrip("?&").split("&") if part]
+    values = {name: _plain(value) for name, _, value in pairs}
+    if len(values) != len(pairs) or not all(re.fullmatch(r"[a-zA-Z]+", name) for name in values):
+        raise ConfigError("the SAS token is not of the form name=value&name=value", _HINT)
+    if not values.get("sig"):
+        raise ConfigError("the SAS token has no sig=...", _HINT)
+    if not all(re.fullmatch(r"[ -~]+", value) for value in values.values()):
+        raise ConfigError("the SAS token has a part that is empty or strange", _HINT)
+    values["sig"] = values["sig"].replace(" ", "+")
+    if not re.fullmatch(r"[A-Za-z0-9+/]+={0,2}", values["sig"]):
+        raise ConfigError("the signature in the SAS token is not base64: a piece of it is missing", _HINT)
+    return "&".join(f"{name}={quote(value, safe='')}" for name, value in values.items())
+
+
+def _plain(value: str) -> str:
+    """Return a value as it was before it was escaped, however often that was."""
+    for _ in range(3):
+        plain = unquote(value)
+        if plain == value:
+            break
+        value = plain
+    return value

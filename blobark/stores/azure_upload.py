@@ -1,0 +1,96 @@
+"""`AzureUpload`: a block blob on its way.
+
+A block's id is its digest, so the service's own list of uncommitted blocks tells what an interrupted upload has
+sent. Every block is sent with its MD5, which the service checks; one that is copied inside the service likewise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from azure.core.exceptions import ResourceNotFoundError
+from azure.storage.blob import BlobClient
+
+from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
+from blobark.model import Block
+from blobark.stores.azure_control import Control
+from blobark.stores.base import check_meta
+
+ID_LENGTH = 64
+
+
+def staged_blocks(blob: BlobClient) -> list[str]:
+    """Return the ids of the blocks that have been sent and are part of no blob. Raises the SDK's errors."""
+    try:
+        return [str(block.id) for block in blob.get_block_list("uncommitted")[1]]
+    except ResourceNotFoundError as error:
+        if getattr(error, "error_code", "") != "BlobNotFound":
+            raise
+        return []
+
+
+class AzureUpload:
+    """An `Upload` as a list of blocks."""
+
+    def __init__(
+        self, key: str, tier: str, control: Control, call: Callable[..., object], staged: Sequence[str]
+    ) -> None:
+        """Take up what is staged already. Raises `BlobExists` when its ids are of another length than ours."""
+        if any(len(block_id) != ID_LENGTH for block_id in staged):
+            raise BlobExists(f"blocks of another kind are staged under {key}")
+        self._key = key
+        self._tier = tier
+        self._control = control
+        self._blob = control.blob(key)
+        self._call = call
+        self._lock = threading.Lock()
+        self._staged = set(staged)
+        self._refused: set[str] = set()
+        """Blobs that the service would not copy from."""
+
+    def stage(self, _offset: int, digest: str, data: bytes) -> bool:
+        """As `Upload.stage`."""
+        if self._is_staged(digest):
+            return False
+        self._call(self._key, partial(self._control.stage, self._key, digest, data), creating=True)
+        self._add(digest)
+        return True
+
+    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+        """As `Upload.copy`."""
+        if self._is_staged(digest):
+            return True
+        if source in self._refused:
+            return False
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        try:
+            self._call(
+                self._key, partial(self._control.copy_block, self._blob, digest, source, source_offset, len(data), md5)
+            )
+        except (Retryable, Interrupted):
+            raise
+        except BlobarkError:  # archived, deleted, changed, not allowed: whatever it is, the blocks can be sent
+            self._refused.add(source)
+            return False
+        self._add(digest)
+        return True
+
+    def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
+        """As `Upload.commit`."""
+        check_meta(meta)
+        ids = [block.digest for block in blocks]
+        self._call(self._key, partial(self._control.commit, self._blob, ids, meta, self._tier), creating=True)
+
+    def abort(self) -> None:
+        """As `Upload.abort`; the service drops the blocks after a week."""
+
+    def _is_staged(self, digest: str) -> bool:
+        with self._lock:
+            return digest in self._staged
+
+    def _add(self, digest: str) -> None:
+        with self._lock:
+            self._staged.add(digest)

@@ -1,0 +1,442 @@
+"""Large files: what is sent and fetched, counted on the line; resume and delta, up and down; holes."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+from blobark.blocks import bits_for, cut, digest_of, least_bytes, most_bytes
+from tests import fault_proxy as faults
+from tests.azurite_server import AzuriteServer
+from tests.fault_proxy import FaultProxy
+from tests.runs import Workspace
+from tools.compare import differences
+
+MIB = 1024 * 1024
+SIZE = 40 * MIB
+BLOCK, BLOCK_LIST = "comp=block&", "comp=blocklist"
+STAGED = "/web1_"
+
+
+@pytest.fixture
+def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
+    with FaultProxy(azurite.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def direct(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
+    """The container by another way than the code under test."""
+    with ContainerClient.from_connection_string(*azure_container) as client:
+        yield client
+
+
+@pytest.fixture
+def content() -> bytes:
+    return Random(7).randbytes(SIZE)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, content: bytes, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
+    """A source with one large file, and a store behind the proxy."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large").write_bytes(content)
+    text, name = azure_container
+    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name, "server": "web1"}
+    return Workspace(tmp_path / "work", source, **settings)
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, content: bytes) -> Workspace:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large").write_bytes(content)
+    return Workspace(tmp_path / "work", source, server="web1")
+
+
+def wait_until(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Return when it is so; fails when the process ends before, or after a minute."""
+    end_s = time.monotonic() + 60
+    while not what():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
+
+
+def start(workspace: Workspace, name: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(workspace.command(name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def change(file: Path, content: bytes) -> None:
+    """Write a new version in place, with another mtime."""
+    file.write_bytes(content)
+
+
+def check_restored(workspace: Workspace) -> None:
+    assert differences(str(workspace.source), str(workspace.restored)) == []
+
+
+# Cutting
+
+
+def test_blocks_are_the_same_however_the_content_comes(content: bytes) -> None:
+    def pieces(size: int) -> Iterator[bytes]:
+        return (content[start : start + size] for start in range(0, len(content), size))
+
+    blocks = list(cut(pieces(8 * MIB), 2))
+    assert b"".join(blocks) == content
+    for size in (SIZE, 3_333_333, 777_777):
+        assert list(cut(pieces(size), 2)) == blocks
+    assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
+
+
+def test_an_insertion_changes_the_blocks_around_it(content: bytes) -> None:
+    known = {digest_of(block) for block in cut([content], 2)}
+    changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
+    new = [block for block in cut([changed], 2) if digest_of(block) not in known]
+    assert sum(map(len, new)) <= MIB + 4 * most_bytes(2)
+    assert len(new) <= 5
+
+
+@pytest.mark.parametrize("block", [b"\0", b"ab", Random(1).randbytes(MIB // 4)])
+def test_content_that_repeats_has_no_more_blocks_than_may_be(block: bytes) -> None:
+    blocks = list(cut([block * (64 * MIB // len(block))], 2))
+    assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
+
+
+def test_bits_keep_below_the_limit_and_are_inherited() -> None:
+    tera = 1 << 40
+    assert bits_for(SIZE) == 2
+    for size in (tera // 8, tera, 8 * tera, 190 * tera):
+        assert size / least_bytes(bits_for(size)) < 50_000
+    assert bits_for(SIZE, inherited=5) == 5
+    assert bits_for(8 * tera, inherited=2) == bits_for(8 * tera)
+
+
+# Resume of a save
+
+
+def interrupt_save(workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, after: int) -> str:
+    """Kill a save whose first `after` blocks are in the store; return the key."""
+    workspace.configure(max_workers=1)  # one block at a time
+    workspace.run("index")
+    proxy.add(faults.hang(method="PUT", where=BLOCK, skip=after))
+    key = workspace.guids()["large"]
+    with start(workspace, "save") as process:
+        wait_until(lambda: len(proxy.logged("PUT", BLOCK)) > after, process)
+        process.kill()
+    assert len(staged(direct, key)) == after
+    return key
+
+
+def staged(direct: ContainerClient, key: str) -> list[str]:
+    """Return the ids of the blocks that are in the store and part of no blob."""
+    try:
+        return [block.id for block in direct.get_blob_client(key).get_block_list("uncommitted")[1]]
+    except Exception:  # noqa: BLE001 - there is no such blob yet
+        return []
+
+
+def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
+    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+) -> None:
+    blocks = [len(block) for block in cut([content], 2)]
+    key = interrupt_save(workspace, proxy, direct, 3)
+    there = staged(direct, key)
+    proxy.reset_counts()
+    saved = workspace.run("save").result
+    assert (saved["complete"], saved["sent"]) == (True, 1)
+    assert len(proxy.logged("PUT", BLOCK)) == len(blocks) - len(there)
+    assert sum(proxy.logged("PUT", BLOCK)) == saved["sent_bytes"] < SIZE
+    assert workspace.guids()["large"] == key
+    assert direct.download_blob(key).readall() == content
+    workspace.run("restore")
+    check_restored(workspace)
+
+
+def test_blocks_of_another_kind_under_the_guid_lead_to_another_guid(
+    workspace: Workspace, direct: ContainerClient, content: bytes
+) -> None:
+    workspace.run("index")
+    key = workspace.guids()["large"]
+    direct.get_blob_client(key).stage_block(base64.b64encode(b"short").decode(), b"strange")
+    assert workspace.run("save").result["complete"]
+    assert workspace.guids()["large"] != key
+    assert direct.download_blob(workspace.guids()["large"]).readall() == content
+
+
+def test_blocks_that_are_gone_are_sent_again(
+    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+) -> None:
+    key = interrupt_save(workspace, proxy, direct, 3)
+    direct.upload_blob(key, b"", overwrite=True)  # a whole blob takes the blocks on their way with it
+    direct.delete_blob(key)
+    left = staged(direct, key)
+    assert workspace.run("save").result["complete"]
+    assert direct.download_blob(workspace.guids()["large"]).readall() == content
+    assert len(left) < len(list(cut([content], 2)))
+
+
+def test_a_commit_that_is_refused_is_tried_with_fresh_blocks(
+    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+) -> None:
+    workspace.run("index")
+    proxy.add(faults.answer(400, "InvalidBlockList", method="PUT", where=BLOCK_LIST))
+    assert workspace.run("save").result["complete"]
+    assert direct.download_blob(workspace.guids()["large"]).readall() == content
+
+
+def test_a_commit_that_is_always_refused_fails_the_file_alone(workspace: Workspace, proxy: FaultProxy) -> None:
+    (workspace.source / "small").write_bytes(b"small")
+    workspace.run("index")
+    proxy.add(faults.answer(400, "InvalidBlockList", method="PUT", where=BLOCK_LIST, times=3))
+    run = workspace.run("save", expect=3)
+    assert [path for path, _ in run.result["failed"]] == [str(workspace.source / "large")]
+    assert not run.result["complete"]
+
+
+def test_every_block_is_checked_by_the_service(
+    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient
+) -> None:
+    workspace.run("index")
+    proxy.add(faults.flip_request(method="PUT", where=BLOCK, skip=2, times=2))
+    assert workspace.run("save").result["complete"]
+    assert direct.download_blob(workspace.guids()["large"]).readall() == (workspace.source / "large").read_bytes()
+
+
+# Delta up
+
+
+def test_only_new_blocks_of_a_changed_file_are_sent(
+    workspace: Workspace, azure_container: tuple[str, str], direct: ContainerClient, content: bytes
+) -> None:
+    workspace.configure(connection_string=azure_container[0])  # the service copies only from its own address
+    workspace.backup()
+    first = workspace.guids()["large"]
+    changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
+    change(workspace.source / "large", changed)
+    saved = workspace.backup().result
+    assert 0 < saved["sent_bytes"] <= MIB + 4 * most_bytes(2)
+    second = workspace.guids()["large"]
+    assert second != first
+    assert direct.download_blob(second).readall() == changed
+    assert direct.download_blob(first).readall() == content
+    workspace.run("restore")
+    check_restored(workspace)
+
+
+def test_nothing_is_copied_from_an_archived_blob(
+    workspace: Workspace, azure_container: tuple[str, str], direct: ContainerClient, content: bytes
+) -> None:
+    workspace.configure(connection_string=azure_container[0])
+    workspace.backup()
+    direct.get_blob_client(workspace.guids()["large"]).set_standard_blob_tier("Archive")
+    changed = os.urandom(MIB) + content
+    change(workspace.source / "large", changed)
+    assert workspace.backup().result["sent_bytes"] == len(changed)
+    assert direct.download_blob(workspace.guids()["large"]).readall() == changed
+
+
+def test_delta_off_sends_all(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
+    workspace.configure(delta="off")
+    workspace.backup()
+    change(workspace.source / "large", os.urandom(MIB) + content)
+    proxy.reset_counts()
+    assert workspace.backup().result["sent_bytes"] == SIZE + MIB
+    assert sum(proxy.logged("PUT", BLOCK)) == SIZE + MIB
+
+
+@pytest.mark.parametrize("place", ["azure", "folder"])
+def test_a_new_version_cites_the_one_before(place: str, request: pytest.FixtureRequest, content: bytes) -> None:
+    workspace: Workspace = request.getfixturevalue("workspace" if place == "azure" else "in_folder")
+    workspace.configure(delta="extents")
+    workspace.backup()
+    changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
+    change(workspace.source / "large", changed)
+    saved = workspace.backup().result
+    assert 0 < saved["sent_bytes"] <= MIB + 4 * most_bytes(2)
+    assert "large" not in workspace.guids(), "it is no whole blob"
+    change(workspace.source / "large", changed + b"tail" * 100)
+    assert workspace.backup().result["sent_bytes"] <= 2 * most_bytes(2)
+    assert workspace.backup().result["sent"] == 0
+    workspace.run("restore")
+    check_restored(workspace)
+    workspace.run("restore", "--snapshot", "1", "--to", str(workspace.folder / "first"))
+    assert (workspace.folder / "first" / "large").read_bytes() == content
+
+
+def test_a_file_that_would_cite_too_little_is_written_whole(in_folder: Workspace, content: bytes) -> None:
+    in_folder.configure(delta="extents")
+    in_folder.backup()
+    change(in_folder.source / "large", content[: SIZE // 3] + os.urandom(SIZE))
+    saved = in_folder.backup().result
+    assert saved["sent_bytes"] == SIZE // 3 + SIZE
+    assert "large" in in_folder.guids()
+    in_folder.run("restore")
+    check_restored(in_folder)
+
+
+def test_a_file_of_many_versions_is_written_whole_now_and_then(in_folder: Workspace, content: bytes) -> None:
+    in_folder.configure(delta="extents")
+    in_folder.backup()
+    whole = 0
+    current = content
+    for number in range(10):
+        place = (number * 4 + 2) * MIB
+        current = current[:place] + os.urandom(64) + current[place + 64 :]
+        change(in_folder.source / "large", current)
+        whole += in_folder.backup().result["sent_bytes"] == SIZE
+    assert 1 <= whole <= 2
+    in_folder.run("restore")
+    check_restored(in_folder)
+
+
+# Delta down, and resume of a restore
+
+
+def test_a_restore_over_another_version_fetches_what_it_lacks(
+    workspace: Workspace, proxy: FaultProxy, content: bytes
+) -> None:
+    workspace.backup()
+    key = workspace.guids()["large"]
+    workspace.restored.mkdir()
+    (workspace.restored / "large").write_bytes(content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 + 5 * MIB :])
+    proxy.reset_counts()
+    workspace.run("restore")
+    check_restored(workspace)
+    assert 0 < proxy.bytes_out["GET"] <= 5 * MIB + 4 * most_bytes(2)
+    assert len(proxy.logged("GET", key)) <= 6
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_an_interrupted_restore_goes_on_with_its_part(
+    workspace: Workspace, proxy: FaultProxy, content: bytes, how: signal.Signals
+) -> None:
+    workspace.backup()
+    key = workspace.guids()["large"]
+    count = len(list(cut([content], 2)))
+    proxy.reset_counts()
+    proxy.add(faults.hang(method="GET", where=key, skip=4, times=2))
+    with start(workspace, "restore") as process:
+        wait_until(lambda: len(proxy.logged("GET", key)) >= 6, process)
+        wait_until(lambda: blocks_in(workspace.restored, content) >= 3, process)
+        process.send_signal(how)
+    there = blocks_in(workspace.restored, content)
+    assert not (workspace.restored / "large").exists()
+    proxy.reset_counts()
+    workspace.run("restore")
+    check_restored(workspace)
+    assert len(proxy.logged("GET", key)) == count - there
+    assert [path.name for path in workspace.restored.iterdir()] == ["large"]
+
+
+def blocks_in(restored: Path, content: bytes) -> int:
+    """Return how many blocks the unfinished file has already."""
+    parts = list(restored.glob(".blobark-*.part"))
+    if not parts:
+        return 0
+    data = parts[0].read_bytes()
+    offset = found = 0
+    for block in cut([content], 2):
+        found += data[offset : offset + len(block)] == block
+        offset += len(block)
+    return found
+
+
+@pytest.mark.parametrize("planted", ["wrong bytes", "hard link", "symlink", "fifo", "directory"])
+def test_a_planted_part_does_no_harm(in_folder: Workspace, content: bytes, planted: str, tmp_path: Path) -> None:
+    in_folder.backup()
+    in_folder.run("restore")
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"precious" * 1000)
+    (in_folder.restored / "large").unlink()
+    part = in_folder.restored / f".blobark-{part_tag(b'large')}.part"
+    if planted == "wrong bytes":
+        part.write_bytes(os.urandom(SIZE + 12345))
+    elif planted == "hard link":
+        part.hardlink_to(outside)
+    elif planted == "symlink":
+        part.symlink_to(outside)
+    elif planted == "fifo":
+        os.mkfifo(part)
+    else:
+        part.mkdir()
+    in_folder.run("restore", expect=None)
+    assert outside.read_bytes() == b"precious" * 1000
+    if planted != "directory":
+        check_restored(in_folder)
+
+
+def part_tag(path: bytes) -> str:
+    from blake3 import blake3
+
+    return blake3(path).hexdigest(8)
+
+
+def test_a_block_that_is_damaged_in_the_store_fails_the_file(in_folder: Workspace) -> None:
+    in_folder.backup()
+    key = in_folder.guids()["large"]
+    [blob] = in_folder.store.rglob(key)
+    blob.chmod(0o600)
+    with blob.open("r+b") as file:
+        file.seek(SIZE // 2)
+        byte = file.read(1)
+        file.seek(SIZE // 2)
+        file.write(bytes([byte[0] ^ 1]))
+    run = in_folder.run("restore", expect=3)
+    assert "digest" in run.result["failed"][0][1]
+    assert list(in_folder.restored.iterdir()) == []
+
+
+def test_a_lost_list_of_blocks_costs_nothing_but_the_delta(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "large").write_bytes(os.urandom(330 * MIB))
+    workspace = Workspace(tmp_path / "work", source, server="web1")
+    workspace.backup()
+    [listed] = (workspace.store / "blobark" / "web1" / "blocks").iterdir()
+    listed.chmod(0o600)
+    listed.write_bytes(b"damaged")
+    workspace.run("restore")
+    check_restored(workspace)
+    listed.unlink()
+    workspace.run("restore", "--to", str(tmp_path / "again"))
+    assert differences(str(source), str(tmp_path / "again")) == []
+
+
+# Holes
+
+
+def test_a_huge_sparse_file_costs_about_its_data(workspace: Workspace, proxy: FaultProxy) -> None:
+    (workspace.source / "large").unlink()
+    data = os.urandom(10 * MIB)
+    with (workspace.source / "sparse").open("wb") as file:
+        file.truncate(1 << 40)
+        file.seek(1 << 39)
+        file.write(data)
+        file.seek((1 << 40) - MIB)
+        file.write(data[:MIB])
+    proxy.reset_counts()
+    workspace.backup()
+    assert sum(proxy.logged("PUT", STAGED)) <= 12 * MIB
+    workspace.run("restore")
+    restored = workspace.restored / "sparse"
+    assert restored.stat().st_size == 1 << 40
+    assert restored.stat().st_blocks * 512 <= 13 * MIB
+    with restored.open("rb") as file:
+        file.seek(1 << 39)
+        assert file.read(len(data)) == data
+        file.seek((1 << 40) - MIB)
+        assert file.read() == data[:MIB]
+    proxy.reset_counts()
+    assert workspace.run("restore").result["kept"] == 1

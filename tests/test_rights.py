@@ -1,0 +1,271 @@
+"""The least rights that each command needs, as docs/operations.md has them: it works with them, and not with less.
+
+And credentials that end while a run is under way.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+
+from blobark.clock import now_ns, utc
+from blobark.doctor import NEEDS
+from blobark.stores.base import BLOCK_SIZE_BYTES
+from tests import fault_proxy as faults
+from tests.azurite_server import AzuriteServer
+from tests.fault_proxy import FaultProxy
+from tests.forked import Forking
+from tests.runs import REPOSITORY, Run, Workspace
+from tools.compare import differences
+
+LETTERS = {"index": "rl", "save": "rwl", "restore": "rl", "doctor": "rwl"}
+RIGHTS = {"r": "read", "l": "list", "w": "write"}
+ALL = "racwdl"
+
+
+class Machine(Workspace):
+    """A workspace whose runs are forks."""
+
+    forking: Forking
+
+    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forking() -> Iterator[None]:
+    with Forking() as Machine.forking:
+        yield
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("source")
+    (folder / "sub").mkdir()
+    (folder / "small").write_bytes(b"small")
+    (folder / "sub" / "big").write_bytes(b"more than one block " * (BLOCK_SIZE_BYTES // 20 + 1))
+    return folder
+
+
+@pytest.fixture
+def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
+    with ContainerClient.from_connection_string(*azure_container) as client:
+        yield client
+
+
+def sas_for(azurite: AzuriteServer, container: ContainerClient, rights: str, *, seconds: float = 3600) -> str:
+    return generate_container_sas(
+        azurite.account,
+        container.container_name,
+        account_key=azurite.key,
+        permission=ContainerSasPermissions.from_string(rights),
+        expiry=utc(now_ns() + int(seconds * 10**9)),
+    )
+
+
+def workspace_with(
+    azurite: AzuriteServer, container: ContainerClient, folder: Path, source: Path, rights: str
+) -> Machine:
+    """A machine that logs in with a SAS of these rights, in the environment."""
+    workspace = Machine(folder, source, store="azure", endpoint=azurite.url, container_name=container.container_name)
+    allow(workspace, azurite, container, rights)
+    return workspace
+
+
+def allow(workspace: Workspace, azurite: AzuriteServer, container: ContainerClient, rights: str) -> None:
+    workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = sas_for(azurite, container, rights)
+
+
+def names_in(container: ContainerClient) -> list[str]:
+    return [blob.name for blob in container.list_blobs()]
+
+
+def check_refused(run: Run) -> None:
+    (line,) = run.stderr.splitlines()
+    assert line.startswith("blobark: ")
+    assert re.search(r": a right is missing; the rights in the SAS are [a-z]+$", line)
+    assert "sig" not in line
+
+
+@pytest.mark.parametrize("rights", ["rl", "r", "l"])
+def test_index(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).backup()
+    stored = names_in(container)
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("index", expect=0 if rights == LETTERS["index"] else 4)
+    assert names_in(container) == stored
+    assert workspace.map.exists() == (run.code == 0)
+    if run.code:
+        check_refused(run)
+
+
+@pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
+def test_save(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, ALL)
+    workspace.run("index")
+    allow(workspace, azurite, container, rights)
+    run = workspace.run("save", expect=0 if rights == LETTERS["save"] else 4)
+    if run.code:
+        check_refused(run)
+        assert [name for name in names_in(container) if "/snapshots/" in name] == []
+        allow(workspace, azurite, container, LETTERS["save"])
+        assert workspace.run("save").result["snapshot"] == 1
+    assert workspace.backup().result["sent"] == 0
+
+
+@pytest.mark.parametrize("rights", ["rl", "r", "l"])
+def test_restore(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).backup()
+    stored = names_in(container)
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("restore", expect=0 if rights == LETTERS["restore"] else 4)
+    assert names_in(container) == stored
+    if run.code:
+        check_refused(run)
+        assert not workspace.restored.exists()
+    else:
+        assert differences(str(source), str(workspace.restored)) == []
+
+
+@pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
+def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, rights)
+    run = workspace.run("doctor", expect=0 if rights == LETTERS["doctor"] else 4)
+    has = {name for letter, name in RIGHTS.items() if letter in rights}
+    has |= {"create"} if set(rights) & set("cw") else set()
+    assert run.result["missing"] == {
+        name: [right for right in needs if right not in has] for name, needs in NEEDS.items()
+    }
+    allowed = {check["what"] for check in run.result["checks"] if check["ok"]}
+    assert allowed == has | {"reach"}
+    assert bool(run.result["advice"]) == bool(run.code)
+    sas = workspace.environment["AZURE_STORAGE_SAS_TOKEN"]
+    assert sas.rpartition("sig=")[2].partition("&")[0] not in json.dumps(run.result) + run.stderr
+    assert ["sas_token", "(secret)", "AZURE_STORAGE_SAS_TOKEN"] in run.result["used"]
+    assert abs(run.result["clock_ahead_s"]) < 60
+    again = workspace.run("doctor", "--for", "restore", expect=None)
+    assert again.code == (0 if set(rights) >= set(LETTERS["restore"]) else 4)
+
+
+def test_the_doctor_tidies_up_where_it_may_and_is_in_nobodys_way(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path
+) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, "rwl")
+    for _ in range(2):
+        workspace.run("doctor")
+    assert [name.split("/", 2)[2] for name in names_in(container)] == ["doctor"]
+    assert workspace.backup().result["snapshot"] == 1
+    assert workspace.run("restore").result["failed"] == []
+    allow(workspace, azurite, container, ALL)
+    advice = workspace.run("doctor").result["advice"]
+    assert [text for text in advice if "right to delete" in text] == advice != []
+    assert [name for name in names_in(container) if name.endswith("/doctor")] == []
+    assert workspace.run("doctor", "--dry-run").result["missing"] == {"index": [], "save": [], "restore": []}
+
+
+def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, source: Path) -> None:
+    workspace = Machine(tmp_path, source)
+    run = workspace.run("doctor", expect=4)
+    assert run.result["checks"][0]["said"].startswith(f"{workspace.store} is not a folder")
+    workspace.store.mkdir()
+    run = workspace.run("doctor")
+    assert run.result["missing"] == {"index": [], "save": [], "restore": []}
+    assert [path for path in workspace.store.rglob("*") if path.is_file()] == []
+    workspace.configure(store="azure")
+    run = workspace.run("doctor", expect=2)
+    assert "connection_string: not set" in run.stderr
+
+
+def test_the_doctor_names_a_missing_container_and_a_wrong_key(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path
+) -> None:
+    settings = {"store": "azure", "endpoint": azurite.url, "account_name": azurite.account}
+    workspace = Machine(tmp_path, source, **settings, container_name="nobody-made-this")
+    workspace.environment["AZURE_STORAGE_KEY"] = azurite.key
+    run = workspace.run("doctor", expect=4)
+    assert "--create-container" in run.result["advice"][0]
+    workspace.configure(container_name=container.container_name)
+    assert workspace.run("doctor").code == 0
+    workspace.environment["AZURE_STORAGE_KEY"] = "d3Jvbmcga2V5"
+    run = workspace.run("doctor", expect=4)
+    assert run.result["missing"] == {name: list(needs) for name, needs in NEEDS.items()}
+    assert "the key or signature is wrong" in run.result["advice"][0]
+    assert "d3Jvbmcga2V5" not in run.stderr + json.dumps(run.result)
+
+
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    text = (REPOSITORY / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| `(index|save|restore|doctor)` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)
+    assert dict(rows) == LETTERS
+    assert len(rows) == len(LETTERS)
+
+
+# Credentials that end on the way
+
+CONTENT = "web1_"
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:02}").write_bytes(b"x" * number)
+    return folder
+
+
+def through(proxy: FaultProxy, workspace: Workspace, azurite: AzuriteServer) -> None:
+    workspace.configure(endpoint=f"{proxy.url}/{azurite.account}", server="web1", max_workers=2)
+
+
+def test_a_sas_that_expires_while_a_save_runs(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, many: Path
+) -> None:
+    workspace = workspace_with(azurite, container, tmp_path / "work", many, "rwl")
+    with FaultProxy(azurite.port) as proxy:
+        through(proxy, workspace, azurite)
+        workspace.run("index")
+        proxy.add(faults.delay(5, method="PUT", where=CONTENT, skip=5))
+        workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = sas_for(azurite, container, "rwl", seconds=4)
+        begun_s = time.monotonic()
+        run = workspace.run("save", expect=4)
+        assert time.monotonic() - begun_s < 5 + 5
+        (line,) = run.stderr.splitlines()
+        assert re.search(r"403 \w+: the SAS expired at \d{4}-\d\d-\d\d \d\d:\d\d UTC; make a new one$", line)
+        stored = names_in(container)
+        assert [name for name in stored if "/snapshots/" in name] == []
+        assert len([name for name in stored if name.startswith(CONTENT)]) >= 5
+        allow(workspace, azurite, container, "rwl")
+        assert workspace.run("save").result["complete"] is True
+
+
+@pytest.mark.parametrize("command", ["save", "restore"])
+def test_a_key_that_is_revoked_while_a_run_is_under_way(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, many: Path, command: str
+) -> None:
+    workspace = workspace_with(azurite, container, tmp_path / "work", many, ALL)
+    workspace.environment = {"AZURE_STORAGE_KEY": azurite.key, "AZURE_STORAGE_ACCOUNT": azurite.account}
+    workspace.run("index")
+    if command == "restore":
+        workspace.run("save")
+    with FaultProxy(azurite.port) as proxy:
+        through(proxy, workspace, azurite)
+        workspace.run("index")
+        if command == "restore":
+            workspace.run("save")
+        method = "PUT" if command == "save" else "GET"
+        proxy.add(faults.answer(403, "AuthenticationFailed", method=method, where=CONTENT, skip=20))
+        begun_s = time.monotonic()
+        run = workspace.run(command, expect=4)
+        assert time.monotonic() - begun_s < 10
+        (line,) = run.stderr.splitlines()
+        assert "403 AuthenticationFailed: the key or signature is wrong, or" in line
+        assert azurite.key not in line
+        assert workspace.run(command).code == 0
