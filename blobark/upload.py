@@ -151,6 +151,7 @@ class Uploader:
 
     def _commit(self, upload: Upload, root_name: bytes, entry: Entry, reading: _Reading) -> Stored:
         key = blob_name(self._server, entry.guid)
+        sent = reading.sent_bytes > 0
         extents = joined(reading.extents)
         if extents != (Extent(key, 0, entry.content_size, entry.content_size),):
             entry = replace(entry, extents=extents)
@@ -160,10 +161,11 @@ class Uploader:
             except BlobExists:
                 upload.abort()
                 check_same(self._store, key, entry, sum(block.size for block in reading.new))
+                sent = False
         else:
             upload.abort()
         entry = blocklist.noted(self._store, self._server, entry, tuple(reading.blocks), entry.block_bits)
-        return Stored(entry, sent=reading.sent_bytes > 0, sent_bytes=reading.sent_bytes)
+        return Stored(entry, sent=sent, sent_bytes=reading.sent_bytes)
 
     def _read(
         self, upload: Upload, entry: Entry, descriptor: int, old: dict[str, tuple[str, int]], *, cite: bool
