@@ -35,7 +35,7 @@ from blobark.errors import (
     StoreUnusable,
     Throttled,
 )
-from blobark.stores import azure_control
+from blobark.stores import azure_rest
 from blobark.stores.azure import QUICK_PUT_BYTES, AzureStore
 from blobark.stores.azure_account import parse_connection_string
 from blobark.stores.base import Store
@@ -652,9 +652,9 @@ class TestWhatItCosts:
     def test_names_are_listed_by_the_page(
         self, proxy: FaultProxy, store: AzureStore, direct: ContainerClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from blobark.stores import azure_control
+        from blobark.stores import azure_rest
 
-        monkeypatch.setattr(azure_control, "NAMES_IN_A_PAGE", 7)
+        monkeypatch.setattr(azure_rest, "NAMES_IN_A_PAGE", 7)
         keys = [f"key{number:03}" for number in range(40)]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(partial(direct.upload_blob, data=b""), keys))
@@ -696,7 +696,7 @@ def test_archived_blobs_are_listed_and_brought_back(azure_container: tuple[str, 
 def test_archived_blobs_are_found_on_every_page(
     azure_container: tuple[str, str], direct: ContainerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(azure_control, "NAMES_IN_A_PAGE", 3)
+    monkeypatch.setattr(azure_rest, "NAMES_IN_A_PAGE", 3)
     text, container = azure_container
     with contextlib.closing(AzureStore.from_connection_string(text, container)) as store:
         for number in range(11):

@@ -50,6 +50,15 @@ class Account:
         return self.endpoint.startswith("http:")
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How a service is talked to: threads that do so at once, and how long it may be silent."""
+
+    workers: int
+    connect_timeout_s: float
+    read_timeout_s: float
+
+
 def account_of(login: Login) -> Account:
     """Return the account that a login opens; nothing is asked of anybody yet.
 

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from blobark.errors import ConfigError
 from blobark.model import Block
@@ -33,8 +35,7 @@ _META_NAME = re.compile("[a-z_][a-z0-9_]*")
 _META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(msgspec.Struct, frozen=True, gc=False):
     """What a store knows of a blob: stored size, the service's own MD5 (hex, "" where unknown), and its metadata.
 
     `meta` is filled by `stat` where the store keeps metadata at all (`Store.keeps_meta`). A `list` with `meta` fills it
@@ -45,7 +46,7 @@ class BlobInfo:
     key: str
     size_bytes: int
     md5: str = ""
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = {}
     version: str = ""
     created_ns: int = 0
     tier: str = ""
