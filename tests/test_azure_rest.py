@@ -100,7 +100,7 @@ WHOLE = page(blob("a"), blob("b"), marker="more")
     ],
 )
 def test_a_damaged_page_is_no_page(damaged: bytes) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - whatever is wrong with it
+    with pytest.raises(ValueError):
         blobs_in(damaged)
 
 
