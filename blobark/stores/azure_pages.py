@@ -18,7 +18,7 @@ from blobark.stores.base import BlobInfo
 
 _WANTED = re.compile(
     rb"<(Name|Content-Length|Content-MD5|AccessTier|ArchiveStatus|Creation-Time|ResourceType)"
-    rb"( Encoded=\"true\")?>([^<]*)</"
+    rb"(?: Encoded=\"true\")?>([^<]+)</"
 )
 _META = re.compile(rb"<([^<>/ ]+)>([^<]*)</")
 _END = re.compile(rb"\s*<NextMarker ?(?:/>|>([^<]*)</NextMarker>)\s*</EnumerationResults>\s*")
@@ -36,7 +36,10 @@ def blobs_in(page: bytes, *, meta: bool = False) -> tuple[list[BlobInfo], str]:
     *whole, rest = blobs.split(b"</Blob>")
     if b"<Blob>" in rest:
         raise ValueError("a blob without its end")
-    found = (_blob(blob, meta=meta) for blob in whole)
+    try:
+        found = [_blob(blob, meta=meta) for blob in whole]
+    except KeyError:
+        raise ValueError("a blob without a name or a length") from None
     return [info for info in found if info is not None], marker
 
 
@@ -71,27 +74,30 @@ def _parts(page: bytes) -> tuple[bytes, str]:
 
 def _blob(text: bytes, *, meta: bool) -> BlobInfo | None:
     properties, _, metadata = text.partition(b"<Metadata>")
-    escaped = False
-    found: dict[bytes, bytes] = {}
-    for name, is_escaped, value in _WANTED.findall(properties):
-        found[name] = value
-        escaped = escaped or bool(is_escaped)
+    found = dict(_WANTED.findall(properties))
     if found.get(b"ResourceType") == b"directory":
         return None
-    key = _text(found.get(b"Name", b""))
-    if not key:
-        raise ValueError("a blob without a name")
-    created = found.get(b"Creation-Time", b"") if meta else b""
-    pairs = _META.findall(metadata.partition(b"</Metadata>")[0]) if meta else ()
+    key = _text(found[b"Name"])
+    if b'<Name Encoded="true">' in properties:
+        key = unquote(key)
     return BlobInfo(
-        unquote(key) if escaped else key,
-        int(found.get(b"Content-Length", b"")),
+        key,
+        int(found[b"Content-Length"]),
         binascii.a2b_base64(found.get(b"Content-MD5", b""), strict_mode=True).hex(),
-        {name.decode().lower(): _text(value) for name, value in pairs},
-        created_ns=int(parsedate_to_datetime(created.decode()).timestamp()) * 1_000_000_000 if created else 0,
+        _meta_in(metadata) if meta else {},
+        created_ns=_ns(found.get(b"Creation-Time", b"")) if meta else 0,
         tier=found.get(b"AccessTier", b"").decode().lower(),
         rehydrating=b"ArchiveStatus" in found,
     )
+
+
+def _meta_in(text: bytes) -> dict[str, str]:
+    pairs = _META.findall(text.partition(b"</Metadata>")[0])
+    return {name.decode().lower(): _text(value) for name, value in pairs}
+
+
+def _ns(date: bytes) -> int:
+    return int(parsedate_to_datetime(date.decode()).timestamp()) * 10**9 if date else 0
 
 
 def _text(raw: bytes) -> str:
