@@ -8,6 +8,7 @@ from typing import Any
 from blobark.builder import IndexResult
 from blobark.config import Config
 from blobark.doctor import DoctorResult
+from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
@@ -26,6 +27,9 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
         rows = _rebuild(result)
+    elif isinstance(result, MapResult):
+        rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
+        rows.append(("file", result.file))
     else:
         rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {_duration(seconds)}"
