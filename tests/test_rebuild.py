@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from azure.storage.blob import ContainerClient, StandardBlobTier
@@ -15,6 +17,7 @@ from tests.runs import Workspace
 from tests.trees import make_tree
 from tools.compare import facts_of
 
+MIB = 1024 * 1024
 GUID = "0a0b0c0d-0000-4000-8000-00000000000"
 
 
@@ -141,6 +144,81 @@ def test_blobs_that_say_nothing_come_back_below_lost_and_found(
         "lost+found/no/guid": "no GUID",
         f"lost+found/{GUID}3": "liar",
     }
+
+
+@pytest.fixture
+def versions(workspace: Workspace, container: ContainerClient) -> dict[str, bytes]:
+    """Three versions of one large file, of which the later ones cite the earlier: the key of each's blob -> content."""
+    workspace.configure(delta="extents")
+    random = Random(5)
+    content = random.randbytes(32 * MIB)
+    found: dict[str, bytes] = {}
+    for place in (0, 6 * MIB, 26 * MIB):
+        content = content[:place] + random.randbytes(64) + content[place:]
+        (workspace.source / "large").write_bytes(content)
+        workspace.backup()
+        [key] = {blob.name for blob in container.list_blobs("web1_")} - found.keys()
+        found[key] = content
+    sizes = {blob.name: blob.size for blob in container.list_blobs("web1_")}
+    assert [sizes[key] < 16 * MIB for key in found] == [False, True, True], "the later ones hold what is new"
+    lose_snapshots(container)
+    return found
+
+
+def of_large(workspace: Workspace) -> dict[str, bytes]:
+    """Restore; return the content of what came back."""
+    workspace.run("restore", expect=3)
+    top = workspace.restored
+    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+
+
+def test_versions_that_cite_earlier_blobs_come_back(workspace: Workspace, versions: dict[str, bytes]) -> None:
+    done = workspace.run("rebuild", expect=3).result
+    assert (done["older"], done["lost"], len(done["failed"])) == (2, 0, 1)
+    first, second, third = versions
+    assert of_large(workspace) == {
+        "large": versions[third],
+        f"large.~{first[5:]}": versions[first],
+        f"large.~{second[5:]}": versions[second],
+    }
+    shutil.rmtree(workspace.state)
+    assert workspace.backup().result["sent"] == 0, "what was rescued is known, and goes on"
+    assert workspace.run("restore").result["failed"] == []
+
+
+@pytest.mark.parametrize("fault", ["gone", "short", "cites another server"])
+def test_what_is_left_of_a_version_that_cites_what_is_not_there_is_named(
+    workspace: Workspace, container: ContainerClient, versions: dict[str, bytes], fault: str
+) -> None:
+    first, second, third = versions
+    left = container.download_blob(third).readall()
+    lost = {f"lost+found/{third[5:]}": left}
+    blob = container.get_blob_client(second)
+    if fault == "gone":
+        blob.delete_blob()
+        said = f"{second}, which holds a part of it, is missing"
+    elif fault == "short":
+        blob.upload_blob(b"short", overwrite=True)
+        lost[f"lost+found/{second[5:]}"] = b"short"
+        said = f"{second}, which holds a part of it, has 5 bytes and not "
+    else:
+        own = container.get_blob_client(third)
+        meta = own.get_blob_properties().metadata
+        entry = base64.urlsafe_b64decode(meta["blobark_entry"]).replace(second.encode(), f"web2{second[4:]}".encode())
+        own.set_blob_metadata({**meta, "blobark_entry": base64.urlsafe_b64encode(entry).decode()})
+        container.upload_blob(f"web2{second[4:]}", blob.download_blob().readall())
+        said = f"web2{second[4:]}, which holds a part of it, is missing"
+    plan = workspace.run("rebuild", "--dry-run", expect=3).result
+    done = workspace.run("rebuild", expect=3).result
+    assert (plan["lost"], done["lost"], plan["failed"]) == (len(lost), len(lost), done["failed"][:1])
+    [path, reason], [snapshot, _] = done["failed"]
+    assert (path, snapshot) == (str(workspace.source / "large"), "snapshot 1")
+    assert reason.startswith(said)
+    assert reason.endswith(f"; what is left is lost+found/{third[5:]}")
+    whole = {"large": versions[first]}
+    if fault == "cites another server":
+        whole = {"large": versions[second], f"large.~{first[5:]}": versions[first]}
+    assert of_large(workspace) == whole | lost
 
 
 def test_roots_come_back_under_their_names_and_one_inside_another_as_one(
