@@ -12,18 +12,16 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import Fault, FaultProxy
-from tests.runs import Workspace
-from tests.test_faults import started, wait_for, write
+from tests.runs import Workspace, wait_until
+from tests.trees import write
 from tools.compare import differences
 
 CONTENT, AUDIT = "/web1_", "prefix=web1_"
@@ -45,40 +43,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    """The container by another way than the code under test."""
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def workspace(
     tmp_path: Path, source: Path, azurite: AzuriteServer, proxy: FaultProxy, azure_container: tuple[str, str]
 ) -> Workspace:
     """A machine that reaches the store through the proxy, with a SAS, so that nothing on the line is signed."""
-    sas = generate_container_sas(
-        azurite.account,
-        azure_container[1],
-        account_key=azurite.key,
-        permission=ContainerSasPermissions.from_string("rwl"),
-        expiry=datetime.now(UTC) + timedelta(hours=1),
-    )
-    text = proxy.rewire(f"BlobEndpoint={azurite.url};SharedAccessSignature={sas}")
-    return Workspace(
-        tmp_path / "work",
-        source,
-        server="web1",
-        store="azure",
-        connection_string=text,
-        container_name=azure_container[1],
-        skip_path=["skipped"],
-    )
+    text = proxy.rewire(azurite.connection_with(azurite.sas(azure_container[1], "rwl")))
+    return Workspace.on_azure(tmp_path / "work", source, text, azure_container[1], skip_path=["skipped"])
 
 
 def flips(*markers: str, times: int = 1) -> list[Fault]:
@@ -201,8 +171,8 @@ def test_what_a_killed_save_has_sent_and_forgotten_is_audited(workspace: Workspa
 
 def kill_when_it_hangs(workspace: Workspace, hang: Fault) -> None:
     process: subprocess.Popen[bytes]
-    with started(workspace, "save") as process, contextlib.suppress(ProcessLookupError):
-        wait_for(lambda: hang.fired > 0, process)
+    with workspace.started("save") as process, contextlib.suppress(ProcessLookupError):
+        wait_until(lambda: hang.fired > 0, process)
         process.kill()
 
 

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
@@ -14,7 +13,7 @@ import pytest
 from azure.storage.blob import ContainerClient, StandardBlobTier
 
 from tests.runs import Workspace
-from tests.trees import make_tree
+from tests.trees import contents_of, make_tree, write
 from tools.compare import facts_of
 
 MIB = 1024 * 1024
@@ -22,27 +21,10 @@ GUID = "0a0b0c0d-0000-4000-8000-00000000000"
 
 
 @pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-def on_azure(folder: Path, source: Path, azure_container: tuple[str, str], **more: object) -> Workspace:
-    text, name = azure_container
-    settings = {"store": "azure", "connection_string": text, "container_name": name, "server": "web1", **more}
-    return Workspace(folder, source, **settings)
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, azure_container: tuple[str, str]) -> Workspace:
     source = tmp_path / "source"
     source.mkdir()
-    return on_azure(tmp_path / "work", source, azure_container)
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    return Workspace.on_azure(tmp_path / "work", source, *azure_container)
 
 
 def lose_snapshots(container: ContainerClient, *, server_too: bool = True) -> None:
@@ -63,7 +45,7 @@ def test_a_tree_comes_back_without_what_no_blob_tells(
     source = make_tree(tmp_path / "source")
     skipped = source / "cache"
     write(skipped / "junk", "junk")
-    workspace = on_azure(tmp_path / "work", source, azure_container, skip_path=["cache"])
+    workspace = Workspace.on_azure(tmp_path / "work", source, *azure_container, skip_path=["cache"])
     workspace.backup()
     lose_snapshots(container)
     plan = workspace.run("rebuild", "--dry-run").result
@@ -168,8 +150,7 @@ def versions(workspace: Workspace, container: ContainerClient) -> dict[str, byte
 def of_large(workspace: Workspace) -> dict[str, bytes]:
     """Restore; return the content of what came back."""
     workspace.run("restore", expect=3)
-    top = workspace.restored
-    return {str(path.relative_to(top)): path.read_bytes() for path in top.rglob("*") if path.is_file()}
+    return contents_of(workspace.restored)
 
 
 def test_versions_that_cite_earlier_blobs_come_back(workspace: Workspace, versions: dict[str, bytes]) -> None:
@@ -227,7 +208,7 @@ def test_roots_come_back_under_their_names_and_one_inside_another_as_one(
     one, two = tmp_path / "one", tmp_path / "two"
     write(one / "sub" / "x", "x")
     write(two / "y", "y")
-    workspace = on_azure(tmp_path / "work", one, azure_container, source_path=[str(one / "sub"), str(two)])
+    workspace = Workspace.on_azure(tmp_path / "work", one, *azure_container, source_path=[str(one / "sub"), str(two)])
     workspace.backup()
     write(one / "z", "z")
     workspace.configure(source_path=[str(one), str(two)])

@@ -49,16 +49,9 @@ def proxy(azurite: AzuriteServer) -> Iterator[ArchiveProxy]:
 
 
 @pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: ArchiveProxy, azure_container: tuple[str, str]) -> Workspace:
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name}
-    return Workspace(tmp_path / "work", source, server="web1", skip_path=["skipped"], **settings)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, skip_path=["skipped"])
 
 
 def tiers(container: ContainerClient) -> dict[str, str]:
