@@ -29,7 +29,7 @@ from blobark.guids import GUID_PATTERN, blob_name
 from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Server, Totals, display, text_or_b64
 from blobark.scratch import Rescued
 from blobark.segments import SegmentWriter, decode_entry, encode_entry
-from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
+from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, listings
 
 LOST = b"lost+found"
 FILE_MODE = 0o600
@@ -187,8 +187,9 @@ class _Rebuild:
         self._context.reporter.warn(f"failed: {item}: {reason}")
 
     def estimate(self) -> None:
-        """Say what a real run would ask of the store after this."""
-        self.result.requests = {"read blobs that are no file": self.result.lost, "put header": 1}
+        """Say what a real run would ask of the store; it puts some segments, too."""
+        listed, lost = listings(self.result.files), self.result.lost
+        self.result.requests = {"list blobs": listed, "read blobs that are no file": lost, "put header": 1}
 
     def read_lost(self) -> None:
         """Digest the blobs that are no file by themselves, and give each a place below lost+found of the first root."""

@@ -111,6 +111,29 @@ def test_what_arrives_changed_each_time_fails(workspace: Workspace, proxy: Fault
     check_restored(workspace)
 
 
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_the_next_path_of_a_hard_link_group_takes_the_place_of_one_that_fails(
+    workspace: Workspace, proxy: FaultProxy, failing: int
+) -> None:
+    first = write(workspace.source / "group-a", "a file of three names, ever changed " * 9)
+    paths = [first, *(first.with_name(f"group-{letter}") for letter in "bc")]
+    for path in paths[1:]:
+        path.hardlink_to(first)
+    workspace.run("index")
+    proxy.add(*flips("ever changed ", times=failing * TIMES))
+    run = workspace.run("save", expect=3)
+    reason = f"was sent {TIMES} times and arrived changed, or not at all"
+    assert run.result["failed"] == [[str(path), reason] for path in paths[:failing]]
+    assert run.result["sent_again"] == failing * (TIMES - 1)
+    workspace.run("restore", expect=3)
+    for path in paths:
+        assert (workspace.restored / path.name).exists() == (path not in paths[:failing])
+    inodes = {(workspace.restored / path.name).stat().st_ino for path in paths[failing:]}
+    assert len(inodes) <= 1
+    assert workspace.backup().result["failed"] == []  # the line is better now
+    check_restored(workspace)
+
+
 def test_a_manifest_that_arrives_changed_is_mended(workspace: Workspace, proxy: FaultProxy) -> None:
     workspace.run("index")
     proxy.add(

@@ -50,6 +50,7 @@ def test_a_tree_comes_back_without_what_no_blob_tells(
     lose_snapshots(container)
     plan = workspace.run("rebuild", "--dry-run").result
     assert (plan["snapshot"], plan["older"], plan["lost"], plan["failed"]) == (0, 0, 0, [])
+    assert plan["requests"] == {"list blobs": 1, "read blobs that are no file": 0, "put header": 1}
     assert [blob.name for blob in container.list_blobs("blobark/")] == []
     done = workspace.run("rebuild", expect=3)
     assert (done.result["snapshot"], done.result["older"], done.result["lost"]) == (1, 0, 0)
