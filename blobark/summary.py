@@ -143,7 +143,7 @@ def _rebuild(result: RebuildResult) -> Rows:
         ("snapshot", f"{result.snapshot} of {result.server} (rescued)" if result.snapshot else "none yet"),
         ("files", f"{result.files:,} ({size(result.file_bytes)})"),
         ("with .~<guid> at the end", f"{result.older:,} (older versions, or a directory has their path)"),
-        ("below lost+found", f"{result.lost:,} (their blobs do not say what they are)"),
+        ("below lost+found", f"{result.lost:,} (blobs that do not say what they are, or lack other parts)"),
         ("placeholders left out", f"{result.nameless:,} (they do not say of what)"),
         ("cannot come back so", result.missing),
     ]

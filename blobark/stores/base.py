@@ -22,6 +22,8 @@ from blobark.model import Block
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
+PAGE_BLOBS = 5000
+"""How many blobs a service lists with one request."""
 
 MAX_KEY_LENGTH = 1024
 
@@ -183,6 +185,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store is not used afterwards."""
+
+
+def listings(blobs: int) -> int:
+    """Return how many requests it takes a service to list so many blobs: one, even for none."""
+    return max(1, -(-blobs // PAGE_BLOBS))
 
 
 def check_key(key: str) -> str:

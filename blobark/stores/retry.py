@@ -22,13 +22,10 @@ from typing import TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
 from blobark.model import Block
-from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Priority, Store, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 
 T = TypeVar("T")
-
-PAGE_BLOBS = 5000
-"""A list of so many blobs is one request."""
 
 
 class Retrying:
