@@ -5,14 +5,14 @@ from __future__ import annotations
 import base64
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from azure.storage.blob import ContainerClient
 
-from blobark.blocks import bits_for, cut, digest_of, least_bytes, most_bytes
+from blobark.blocks import Buffers, bits_for, cut, digest_of, least_bytes, most_bytes
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
 from tests.runs import PATIENCE_S, Workspace, wait_until
@@ -56,6 +56,16 @@ def check_restored(workspace: Workspace) -> None:
     assert differences(str(workspace.source), str(workspace.restored)) == []
 
 
+def blocks_of(pieces: Iterable[bytes], bits: int) -> list[bytes]:
+    """Return the blocks of a content; each buffer is used again at once, which must do no harm."""
+    buffers = Buffers()
+    blocks = []
+    for block in cut(pieces, bits, buffers):
+        blocks.append(bytes(block))
+        buffers.give(block)
+    return blocks
+
+
 # Cutting
 
 
@@ -63,24 +73,24 @@ def test_blocks_are_the_same_however_the_content_comes(content: bytes) -> None:
     def pieces(size: int) -> Iterator[bytes]:
         return (content[start : start + size] for start in range(0, len(content), size))
 
-    blocks = list(cut(pieces(8 * MIB), 2))
+    blocks = blocks_of(pieces(8 * MIB), 2)
     assert b"".join(blocks) == content
     for size in (SIZE, 3_333_333, 777_777):
-        assert list(cut(pieces(size), 2)) == blocks
+        assert blocks_of(pieces(size), 2) == blocks
     assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
 
 
 def test_an_insertion_changes_the_blocks_around_it(content: bytes) -> None:
-    known = {digest_of(block) for block in cut([content], 2)}
+    known = {digest_of(block) for block in blocks_of([content], 2)}
     changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
-    new = [block for block in cut([changed], 2) if digest_of(block) not in known]
+    new = [block for block in blocks_of([changed], 2) if digest_of(block) not in known]
     assert sum(map(len, new)) <= MIB + 4 * most_bytes(2)
     assert len(new) <= 5
 
 
 @pytest.mark.parametrize("block", [b"\0", b"ab", Random(1).randbytes(MIB // 4)])
 def test_content_that_repeats_has_no_more_blocks_than_may_be(block: bytes) -> None:
-    blocks = list(cut([block * (64 * MIB // len(block))], 2))
+    blocks = blocks_of([block * (64 * MIB // len(block))], 2)
     assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
 
 
@@ -120,7 +130,7 @@ def staged(container: ContainerClient, key: str) -> list[str]:
 def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
     workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes
 ) -> None:
-    blocks = [len(block) for block in cut([content], 2)]
+    blocks = [len(block) for block in blocks_of([content], 2)]
     key = interrupt_save(workspace, proxy, container, 3)
     there = staged(container, key)
     proxy.reset_counts()
@@ -154,7 +164,7 @@ def test_blocks_that_are_gone_are_sent_again(
     left = staged(container, key)
     assert workspace.run("save").result["complete"]
     assert container.download_blob(workspace.guids()["large"]).readall() == content
-    assert len(left) < len(list(cut([content], 2)))
+    assert len(left) < len(blocks_of([content], 2))
 
 
 def test_a_commit_that_is_refused_is_tried_with_fresh_blocks(
@@ -294,7 +304,7 @@ def test_an_interrupted_restore_goes_on_with_its_part(
 ) -> None:
     workspace.backup()
     key = workspace.guids()["large"]
-    count = len(list(cut([content], 2)))
+    count = len(blocks_of([content], 2))
     proxy.reset_counts()
     proxy.add(faults.hang(method="GET", where=key, skip=4, times=2))
     with workspace.started("restore") as process:
@@ -318,7 +328,7 @@ def blocks_in(restored: Path, content: bytes) -> int:
         return 0
     data = parts[0].read_bytes()
     offset = found = 0
-    for block in cut([content], 2):
+    for block in blocks_of([content], 2):
         found += data[offset : offset + len(block)] == block
         offset += len(block)
     return found

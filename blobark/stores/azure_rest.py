@@ -15,7 +15,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any
+from typing import Any, cast
 from urllib.parse import quote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -27,7 +27,7 @@ from blobark.stores.azure_account import Account, Connections
 from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_pages import archived_in, blobs_in, uncommitted_in
 from blobark.stores.azure_sas import container_sas, hide_signatures
-from blobark.stores.base import BlobInfo
+from blobark.stores.base import BlobInfo, Data
 
 NAMES_IN_A_PAGE = 5000
 SAS_LASTS_NS = 2 * 3600 * 10**9
@@ -81,7 +81,7 @@ class Rest:
         proxy = _proxy_for(account.endpoint)
         self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
 
-    def stage(self, key: str, block_id: str, data: bytes) -> None:
+    def stage(self, key: str, block_id: str, data: Data) -> None:
         """Send a block with its MD5, which the service compares."""
         headers = {"Content-MD5": _b64(hashlib.md5(data, usedforsecurity=False).digest())}
         self._send("PUT", key, {"comp": "block", "blockid": _b64(block_id.encode())}, headers, data, hoped=201)
@@ -168,7 +168,7 @@ class Rest:
         key: str,
         query: Mapping[str, str],
         headers: Mapping[str, str],
-        data: bytes | None = None,
+        data: Data | None = None,
         *,
         hoped: int = 200,
     ) -> urllib3.BaseHTTPResponse:
@@ -181,7 +181,8 @@ class Rest:
             text += f"&{self._sas()}"
         place = f"/{quote(key)}" if key else ""
         url = f"{self._account.endpoint}/{self._name}{place}?{text}"
-        response = self._pool.request(method, url, body=data, headers=headers, redirect=False)
+        # urllib3 sends whatever is a buffer, and only does not say so.
+        response = self._pool.request(method, url, body=cast("bytes | None", data), headers=headers, redirect=False)
         if response.status != hoped:
             found = response.headers
             raise Refused(response.status, found.get("x-ms-error-code", ""), found.get("Retry-After", ""))

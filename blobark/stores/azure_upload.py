@@ -14,7 +14,7 @@ from functools import partial
 from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
 from blobark.model import Block
 from blobark.stores.azure_rest import Copy, Rest
-from blobark.stores.base import check_meta
+from blobark.stores.base import Data, check_meta
 
 ID_LENGTH = 64
 
@@ -35,7 +35,7 @@ class AzureUpload:
         self._refused: set[str] = set()
         """Blobs that the service would not copy from."""
 
-    def stage(self, _offset: int, digest: str, data: bytes) -> bool:
+    def stage(self, _offset: int, digest: str, data: Data) -> bool:
         """As `Upload.stage`."""
         if self._is_staged(digest):
             return False
@@ -43,7 +43,7 @@ class AzureUpload:
         self._add(digest)
         return True
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int) -> bool:
         """As `Upload.copy`."""
         if self._is_staged(digest):
             return True

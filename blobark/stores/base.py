@@ -27,6 +27,9 @@ PAGE_BLOBS = 5000
 
 MAX_KEY_LENGTH = 1024
 
+Data = bytes | memoryview
+"""Content on its way."""
+
 ARCHIVE = "archive"
 """The tier whose blobs cannot be read before they have been rehydrated, which takes hours."""
 
@@ -81,7 +84,7 @@ class Upload(Protocol):
     Blocks may be staged from many threads at once, in any order; a block is known by its digest.
     """
 
-    def stage(self, offset: int, digest: str, data: bytes, /) -> bool:
+    def stage(self, offset: int, digest: str, data: Data, /) -> bool:
         """Send a block that is to lie at `offset` of the blob, as far as is known yet; say whether it had to be sent.
 
         It had not when an earlier upload under this key, which was interrupted, has sent it already. May be repeated.
@@ -90,7 +93,7 @@ class Upload(Protocol):
             BlobExists: a store may find out here already what `commit` would.
         """
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int, /) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int, /) -> bool:
         """Let the store itself take a block, which is `data`, out of another of its blobs; say whether it could.
 
         It could not when there is something else in that place, and when the blob is archived.

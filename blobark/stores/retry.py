@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
 from blobark.model import Block
-from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Data, Greeting, Priority, Store, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 
 T = TypeVar("T")
@@ -212,11 +212,11 @@ class _RetryingUpload:
         self._retrying = retrying
         self._upload = upload
 
-    def stage(self, offset: int, digest: str, data: bytes) -> bool:
+    def stage(self, offset: int, digest: str, data: Data) -> bool:
         """As `Upload.stage`."""
         return self._retrying.call(lambda: self._upload.stage(offset, digest, data), size_bytes=len(data))
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int) -> bool:
         """As `Upload.copy`."""
         return self._retrying.call(lambda: self._upload.copy(digest, data, source, source_offset))
 
