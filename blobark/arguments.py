@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from blobark import __version__
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
+from blobark.backup import BackupOptions, run_backup
 from blobark.command import Command, snapshot_number
 from blobark.commands import (
     IndexOptions,
@@ -106,8 +107,12 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_index(context: Context, options: argparse.Namespace) -> Any:
+    return run_index(context, _indexing(options))
+
+
+def _indexing(options: argparse.Namespace) -> IndexOptions:
     empty, shrink = frozenset(options.allow_empty), frozenset(options.allow_shrink)
-    return run_index(context, IndexOptions(empty, shrink, options.adopt, options.dry_run))
+    return IndexOptions(empty, shrink, options.adopt, options.dry_run)
 
 
 def _save_options(parser: argparse.ArgumentParser) -> None:
@@ -116,6 +121,18 @@ def _save_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
     return run_save(context, SaveOptions(options.create_container, options.dry_run))
+
+
+def _backup_options(parser: argparse.ArgumentParser) -> None:
+    _index_options(parser)
+    _save_options(parser)
+    text = "wait until another run has finished (default: end with exit code 5)"
+    parser.add_argument("--wait", action="store_true", help=text)
+
+
+def _run_backup(context: Context, options: argparse.Namespace) -> Any:
+    saving = SaveOptions(options.create_container, options.dry_run)
+    return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
 
 
 def _restore_options(parser: argparse.ArgumentParser) -> None:
@@ -188,6 +205,13 @@ COMMANDS = {
         "\n--rehydrate high",
         _restore_options,
         _run_restore,
+    ),
+    "backup": Command(
+        "blobark backup",
+        "index and save in one run, as a schedule wants it",
+        "\n--wait --json\n--config /etc/blobark/config.yaml --quiet\n--dry-run",
+        _backup_options,
+        _run_backup,
     ),
     "doctor": Command(
         "blobark doctor",

@@ -189,6 +189,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
                     workers=workers,
                     limits=Limits(config.max_bandwidth, config.max_requests_per_s, config.timeout_s),
                     stop=stop,
+                    caller=engine.apart,
                 )
             )
         return stores[0]

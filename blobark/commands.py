@@ -72,14 +72,19 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
     raise_descriptor_limit()
     state_dir = context.config.state_dir
     with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
-        return index.build(
-            context,
-            catalog,
-            allow_empty=options.allow_empty,
-            allow_shrink=options.allow_shrink,
-            adopt=options.adopt,
-            dry_run=options.dry_run,
-        )
+        return make_draft(context, catalog, options)
+
+
+def make_draft(context: Context, catalog: Catalog, options: IndexOptions) -> IndexResult:
+    """Index the source tree into an open catalog, which keeps nothing in a dry run."""
+    return index.build(
+        context,
+        catalog,
+        allow_empty=options.allow_empty,
+        allow_shrink=options.allow_shrink,
+        adopt=options.adopt,
+        dry_run=options.dry_run,
+    )
 
 
 def run_save(context: Context, options: SaveOptions) -> SaveResult:
@@ -91,31 +96,46 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     state_dir = context.config.state_dir
     with (
         state_lock(state_dir),
-        _hired(context, options.dry_run),
+        hired(context, options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
-        failed = _make_draft_current(context, catalog)
-        roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
-        _check_roots(context, roots)
-        if options.dry_run:
-            saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
-            saver.estimate()
-            return saver.result
-        store = context.open_store(options.create_container if context.config.store == "azure" else True)
-        saver = Saver(context, catalog, store, catalog.get("server"), roots)
-        saver.store()
-        header = publish(context, catalog, store, saver, lost=len(failed))
-        saver.result.failed.extend(failed)
-        _name_stale(context, catalog, saver, header)
-        if catalog.get("map_outdated"):
-            index.write_map(context, catalog)
-            catalog.set(map_outdated="")
-            catalog.commit()
+        lost = _make_draft_current(context, catalog)
+        _check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
+        return save_draft(context, catalog, options, lost=lost)
+
+
+def save_draft(
+    context: Context,
+    catalog: Catalog,
+    options: SaveOptions,
+    *,
+    lost: Sequence[tuple[str, str]] = (),
+    told: Sequence[tuple[str, str]] = (),
+) -> SaveResult:
+    """Store what the draft of an open catalog names, and publish the snapshot; in a dry run, estimate that.
+
+    `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
+    """
+    roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+    if options.dry_run:
+        saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
+        saver.estimate()
         return saver.result
+    store = context.open_store(options.create_container if context.config.store == "azure" else True)
+    saver = Saver(context, catalog, store, catalog.get("server"), roots)
+    saver.store()
+    header = publish(context, catalog, store, saver, lost=len(lost))
+    saver.result.failed.extend(lost)
+    _name_stale(context, catalog, saver, header, {path for path, _ in told})
+    if catalog.get("map_outdated"):
+        index.write_map(context, catalog)
+        catalog.set(map_outdated="")
+        catalog.commit()
+    return saver.result
 
 
 @contextlib.contextmanager
-def _hired(context: Context, dry_run: bool) -> Iterator[None]:
+def hired(context: Context, dry_run: bool) -> Iterator[None]:
     """Have a crew while this lasts, which must begin before the store is asked anything: that starts threads."""
 
     def sender(task: SendTask, _descriptors: list[int], engine: Engine) -> Sender:
@@ -197,7 +217,7 @@ def _server_of_map(context: Context, catalog: Catalog) -> str:
     return first.server if first is not None and first.server else index.resolve_server(context, catalog)
 
 
-def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header) -> None:
+def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header, told: set[str]) -> None:
     """Add what the index could not read, and the snapshot therefore names as failed, to the result."""
     named = {path for path, _ in saver.result.failed}
     for segment in catalog.draft() if not header.complete else ():
@@ -206,7 +226,8 @@ def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header
             if entry.error and path not in named:
                 reason = printable(entry.error)
                 saver.result.failed.append((path, reason))
-                context.reporter.warn(f"failed: {path}: {reason}")
+                if path not in told:
+                    context.reporter.warn(f"failed: {path}: {reason}")
 
 
 def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
@@ -216,7 +237,7 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
     if root is None:
         raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_hired(context, options.dry_run))
+        stack.enter_context(hired(context, options.dry_run))
         store = context.open_store(False)
         wanted = _wanted(context, store, _catalog_to_read(stack, context.config.state_dir), options)
         archive = stack.enter_context(Archive.open(context, store, wanted.server))

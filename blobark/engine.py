@@ -116,6 +116,14 @@ class Engine:
         """Return an engine for the pieces of one job of this one, which costs `max_bytes`."""
         return Engine(self.workers, max_bytes, self.stop, auto=self.auto)
 
+    def apart(self, work: Callable[[], Result]) -> Result:
+        """Return `work()`. The main thread has another one do it, and hears a signal while that hangs."""
+        if threading.current_thread() is not threading.main_thread():
+            return work()
+        alone = Engine(1, 0, self.stop)
+        ((_, result),) = alone.run([work], lambda batch: [one() for one in batch])
+        return result
+
     def run(
         self, jobs: Iterable[Job], work: Work[Job, Result], *, cost: Callable[[Job], int] = _free
     ) -> Iterator[tuple[Job, Result]]:

@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from blobark.errors import Fatal, LockHeld
@@ -29,10 +29,15 @@ def lock(descriptor: int, patience_s: float = PATIENCE_S) -> bool:
 
 
 @contextlib.contextmanager
-def state_lock(state_dir: Path) -> Iterator[None]:
+def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> Iterator[None]:
     """Hold the one writer's lock of a state folder, which is made (0700) when missing.
 
-    The kernel lets go of it when the process ends, however it ends. Raises `LockHeld`, `Fatal`.
+    Where another run holds it, `pause` is called between one try and the next, until it raises or the lock is had;
+    without it that is `LockHeld`. The kernel lets go of the lock when the process ends, however it ends.
+
+    Raises:
+        LockHeld: another run holds it.
+        Fatal: the folder cannot be used.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -40,8 +45,10 @@ def state_lock(state_dir: Path) -> Iterator[None]:
     except OSError as error:
         raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
     try:
-        if not lock(descriptor):
-            raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished")
+        while not lock(descriptor):
+            if pause is None:
+                raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished")
+            pause()
         yield
     finally:
         os.close(descriptor)

@@ -37,7 +37,8 @@ def build(
     adopt: str = "",
     dry_run: bool = False,
 ) -> IndexResult:
-    """Index the source tree into the catalog and write the map; with `dry_run`, change nothing.
+    """Index the source tree into the catalog and write the map; with `dry_run`, which takes a catalog that does not
+    keep anything, write no map.
 
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
@@ -56,12 +57,12 @@ def build(
     entries = None if previous is None else renumbered(catalog.entries(), previous)
     DraftBuilder(context, draft, result, entries, trusted_before_ns).run()
     _check_roots(catalog, result.roots, allow_empty, allow_shrink)
-    if dry_run:
-        return result
     roots = msgspec.json.encode(result.roots).decode()
     is_outdated = catalog.get("map_outdated") != ""
     rules = context.rules.digest()
     draft.commit(server=result.server, roots=roots, rules=rules, walk_started_ns=str(started_ns), map_outdated="1")
+    if dry_run:
+        return result
     if is_outdated or before != _refs(catalog) or not owns_map(context, catalog):
         write_map(context, catalog)
     catalog.set(map_outdated="")

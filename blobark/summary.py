@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.config import Config
 from blobark.doctor import DoctorResult
@@ -23,6 +24,10 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _index(result, config)
     elif isinstance(result, SaveResult):
         rows = _save_plan(result) if dry_run else _save(result, config, seconds)
+    elif isinstance(result, BackupResult):
+        saved = _save_plan(result.save) if dry_run else _save(result.save, config, seconds)
+        rows = [row for row in (*_index(result.index, config), *saved) if row[0] != "failed"]
+        rows += _failures(result.failed)
     elif isinstance(result, DoctorResult):
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):

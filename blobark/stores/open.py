@@ -9,7 +9,7 @@ from blobark.config_azure import Login
 from blobark.errors import ConfigError
 from blobark.stores.folder import FolderStore
 from blobark.stores.load import NO_LIMITS, Limits
-from blobark.stores.retry import Retrying
+from blobark.stores.retry import Caller, Retrying, here
 
 AZURE = "azure"
 
@@ -24,12 +24,14 @@ def open_store(  # noqa: PLR0913 - each by its name
     workers: int = 16,
     limits: Limits = NO_LIMITS,
     stop: threading.Event | None = None,
+    caller: Caller = here,
 ) -> Retrying:
     """Return the container `container` of Azure if `location` is `azure`, else the folder of that path.
 
     `create` makes the container or the folder when it is missing; for a folder that is seen here, for a container
     nothing is asked of the service without it. `access_tier` is that of Azure's content ("": the account's own).
-    `workers` threads will use the store. Setting `stop` ends its waits.
+    `workers` threads will use the store. Setting `stop` ends its waits; `caller` makes the requests of a service, which
+    may hang.
 
     Raises:
         ConfigError: the login or the container's name is wrong.
@@ -51,7 +53,7 @@ def open_store(  # noqa: PLR0913 - each by its name
     azure = AzureStore(
         account_of(login), container, workers=workers, read_timeout_s=limits.timeout_s, access_tier=access_tier
     )
-    retrying = Retrying(azure, limits=limits, stop=stop)
+    retrying = Retrying(azure, limits=limits, stop=stop, caller=caller)
     if create:
         retrying.call(azure.create_container)
     return retrying

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
 from blobark.model import Block
@@ -28,12 +28,25 @@ from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 T = TypeVar("T")
 
 
+class Caller(Protocol):
+    """Does some work, perhaps on another thread, and returns what it returns."""
+
+    def __call__(self, work: Callable[[], T], /) -> T:
+        """Return `work()`."""
+
+
+def here(work: Callable[[], T], /) -> T:
+    """Return `work()`."""
+    return work()
+
+
 class Retrying:
     """A `Store` around a `Store`.
 
     `deadline_s` and `attempts` bound one call from its first failure on; `first_deadline_s` takes the place of
     `deadline_s` while nothing has been answered yet. `first_wait_s` and `cap_wait_s` shape the waits. Calls, and
-    pages of lists, are requests of `limits`. Setting `stop` ends every wait with `Interrupted`.
+    pages of lists, are requests of `limits`. Setting `stop` ends every wait with `Interrupted`. `caller` makes each
+    call of the other store.
     """
 
     def __init__(  # noqa: PLR0913 - each has its default, and its place in one loop
@@ -47,6 +60,7 @@ class Retrying:
         cap_wait_s: float = 20.0,
         limits: Limits = NO_LIMITS,
         stop: threading.Event | None = None,
+        caller: Caller = here,
     ) -> None:
         self._store = store
         self.keeps_meta = store.keeps_meta
@@ -58,6 +72,7 @@ class Retrying:
         self._first_wait_s = first_wait_s
         self._cap_wait_s = cap_wait_s
         self._stop = stop or threading.Event()
+        self._caller = caller
         self._gate = Gate(self._stop)
         self._bytes = Limit(limits.max_bandwidth, self._stop) if limits.max_bandwidth else None
         self._requests = Limit(limits.max_requests_per_s, self._stop) if limits.max_requests_per_s else None
@@ -159,7 +174,7 @@ class Retrying:
         try:
             if self._quiet_until:
                 self._keep_quiet()
-            result = work()
+            result = self._caller(work)
             self._reached = succeeded = True
         except Throttled:
             self._gate.cut(entered_s)
