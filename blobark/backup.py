@@ -1,21 +1,39 @@
 """`blobark backup`: index and save as one run, for a schedule.
 
 Both work on one open catalog under one lock, so nothing can come between them: the save takes the index's draft as it
-is, and reads no map.
+is, and reads no map. Around them, under the same lock:
+
+    hook_before      a failing one stops the run
+    index, save
+    hook_after       whenever hook_before did not fail, however the run ended: it can undo what that did
+    hook_on_failure  when the exit code is not 0
+
+and a line in log_file, also when another run holds the lock. A dry run has none of these.
 """
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+
+import msgspec
 
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
+from blobark.clock import now_ns, utc
 from blobark.commands import IndexOptions, SaveOptions, hired, make_draft, save_draft
 from blobark.context import Context
+from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_ITEMS_FAILED, BlobarkError, Fatal
 from blobark.filelock import state_lock
+from blobark.hooks import append_line, run_hook
+from blobark.model import display, printable
 from blobark.save import SaveResult
 from blobark.walk import raise_descriptor_limit
+
+FAILURES_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +59,141 @@ class BackupResult:
         return list({**dict(self.index.errors), **dict(self.save.failed)}.items())
 
 
+class Record(msgspec.Struct, kw_only=True):
+    """A run as hooks and the log are told of it: counts of files and bytes, and the first failures. No secret."""
+
+    command: str = "backup"
+    started: str
+    seconds: float
+    exit_code: int
+    error: str = ""
+    server: str = ""
+    snapshot: int = 0
+    """0: none was published."""
+    complete: bool = False
+    files: int = 0
+    file_bytes: int = 0
+    sent: int = 0
+    sent_bytes: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = msgspec.field(default_factory=list)
+    warnings: list[str] = msgspec.field(default_factory=list)
+    """What hooks did wrong, so far."""
+
+
 def run_backup(context: Context, options: BackupOptions) -> BackupResult:
     """Index the source tree, store what is new, publish the snapshot; in a dry run, do all but change anything."""
     raise_descriptor_limit()
-    state_dir = context.config.state_dir
+    lock = state_lock(context.config.state_dir, pause=_patience(context) if options.wait else None)
+    if options.dry_run:
+        with lock:
+            return _index_and_save(context, options)
+    with _Logged(context) as run, lock, _Hooked(context, run):
+        run.result = _index_and_save(context, options)
+    return run.result
+
+
+def _index_and_save(context: Context, options: BackupOptions) -> BackupResult:
     with (
-        state_lock(state_dir, pause=_patience(context) if options.wait else None),
         hired(context, options.dry_run),
-        Catalog.open(state_dir, keep=not options.dry_run) as catalog,
+        Catalog.open(context.config.state_dir, keep=not options.dry_run) as catalog,
     ):
         indexed = make_draft(context, catalog, options.index)
         return BackupResult(indexed, save_draft(context, catalog, options.save, told=indexed.errors))
+
+
+class _Logged:
+    """A run that leaves a line in the log, however it ends. `result` is to be set where there is one."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._started_ns = now_ns()
+        self._started_s = time.monotonic()
+        self._warnings: list[str] = []
+        self.result: BackupResult | None = None
+
+    def __enter__(self) -> _Logged:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        path = self._context.config.log_file
+        if path is None:
+            return
+        try:
+            append_line(path, msgspec.json.encode(self.record(error)))
+        except OSError as failure:
+            shown = display(os.fsencode(path))
+            self._context.reporter.warn(f"warning: log_file: {shown} cannot be written ({failure.strerror})")
+
+    @property
+    def started(self) -> str:
+        """When the run began, UTC."""
+        return utc(self._started_ns)
+
+    def warn(self, text: str) -> None:
+        """Tell what did not go well, and is no failure of the run."""
+        self._warnings.append(text)
+        self._context.reporter.warn(f"warning: {text}")
+
+    def record(self, error: BaseException | None) -> Record:
+        """Return how the run has ended, with `error` or without."""
+        result = self.result
+        code = _code_of(error) if error else EXIT_ITEMS_FAILED if result and result.failed else EXIT_DONE
+        seconds = round(time.monotonic() - self._started_s, 3)
+        record = Record(started=self.started, seconds=seconds, exit_code=code, warnings=self._warnings)
+        if isinstance(error, BlobarkError):
+            record.error = printable(error.message)
+        elif error is not None:
+            record.error = "a bug" if code == EXIT_BUG else "interrupted"
+        if result is not None:
+            saved, failed = result.save, result.failed
+            record.server, record.snapshot, record.complete = saved.server, saved.snapshot, saved.complete
+            record.files, record.file_bytes = saved.files, saved.file_bytes
+            record.sent, record.sent_bytes = saved.sent, saved.sent_bytes
+            record.failed, record.failures = len(failed), failed[:FAILURES_NAMED]
+        return record
+
+
+class _Hooked:
+    """Runs the hooks around its block, which gets to see none of their faults but that of `hook_before`."""
+
+    def __init__(self, context: Context, run: _Logged) -> None:
+        self._context = context
+        self._run = run
+
+    def __enter__(self) -> None:
+        begun = {"command": "backup", "started": self._run.started}
+        try:
+            fault = self._tell(self._context.config.hook_before, begun)
+            self._context.check_stop()
+            if fault:
+                raise Fatal(f"hook_before failed ({fault})", "nothing was read or stored")
+        except BlobarkError as error:
+            self._on_failure(error)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if fault := self._tell(self._context.config.hook_after, self._run.record(error)):
+            self._run.warn(f"hook_after failed ({fault})")
+        self._on_failure(error)
+
+    def _on_failure(self, error: BaseException | None) -> None:
+        record = self._run.record(error)
+        if record.exit_code != EXIT_DONE and (fault := self._tell(self._context.config.hook_on_failure, record)):
+            self._run.warn(f"hook_on_failure failed ({fault})")
+
+    def _tell(self, command: str | None, document: object) -> str:
+        return run_hook(self._context, command, msgspec.json.encode(document)) if command else ""
+
+
+def _code_of(error: BaseException) -> int:
+    if isinstance(error, BlobarkError):
+        return error.exit_code
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
 
 
 def _patience(context: Context) -> Callable[[], None]:

@@ -222,6 +222,12 @@ def _pattern(text: str, _base: Path) -> str:
     return text
 
 
+def _command(text: str, _base: Path) -> str:
+    if not text.strip() or "\0" in text:
+        raise ValueError("expected a command for /bin/sh")
+    return text
+
+
 def _secret(text: str, _base: Path) -> Secret:
     return Secret(text)
 
@@ -254,6 +260,10 @@ KEYS: Final[dict[str, Key]] = {
     "max_bandwidth": Key(_bandwidth, "none"),
     "max_requests_per_s": Key(_requests, "none"),
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
+    "log_file": Key(_path),
+    "hook_before": Key(_command, secret=True),
+    "hook_after": Key(_command, secret=True),
+    "hook_on_failure": Key(_command, secret=True),
 }
 
 

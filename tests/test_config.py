@@ -307,6 +307,8 @@ MISTAKES = {
     "store: /a\nstate_dir: /a/b": f"2: state_dir: {APART}",
     "store: /a/b\nstate_dir: /a": f"2: state_dir: {APART}",
     "guid_mapping_file: a\nmetrics_log_file: ./a": "2: metrics_log_file: expected another file than guid_mapping_file",
+    "metrics_log_file: a\nlog_file: ./a": "2: log_file: expected another file than metrics_log_file",
+    "hook_before: ' '": "1: hook_before: expected a command for /bin/sh",
     "store: azure\nconnection_string: AccountName=a": " container_name: not set, and store: azure needs it",
     "store: azure\ncontainer_name: abc": " connection_string: not set, and store: azure needs it "
     "(or AZURE_STORAGE_CONNECTION_STRING, or account_name with a key, a SAS or Entra ID)",
