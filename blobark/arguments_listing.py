@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
-from blobark import listings
+from blobark import listings, schedule
 from blobark.command import Command, snapshot_number
 from blobark.context import Context
 from blobark.listings import Listing, MapResult
@@ -53,6 +54,32 @@ def _map_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("number", nargs="?", type=_number_or_latest, default=0, metavar="N", help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the map is written")
     _server_option(parser)
+
+
+def _schedule_options(parser: argparse.ArgumentParser) -> None:
+    when = parser.add_mutually_exclusive_group(required=True)
+    text = "every day at this time, up to 15 minutes later"
+    when.add_argument("--daily", type=_read_by(schedule.daily_time), metavar="HH:MM", help=text)
+    text = "every week, such as 'Sun 02:30'"
+    when.add_argument("--weekly", type=_read_by(schedule.weekly_time), metavar="'DAY HH:MM'", help=text)
+    names = (schedule.SERVICE, schedule.TIMER)
+    parser.add_argument("--unit", choices=names, default="", help="only this one (default: both, each after its name)")
+
+
+def _read_by(read: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a reader for argparse, which shows the text of no other error."""
+
+    def reader(text: str) -> str:
+        try:
+            return read(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return reader
+
+
+def _schedule(context: Context, options: argparse.Namespace) -> Listing:
+    return schedule.list_units(context, options.daily or "", options.weekly or "", options.unit)
 
 
 def _snapshots(context: Context, options: argparse.Namespace) -> Listing:
@@ -121,6 +148,14 @@ COMMANDS = {
         "12 --out /tmp/guid_file_mapping.json",
         _map_options,
         _map,
+        False,
+    ),
+    "schedule": Command(
+        "blobark schedule",
+        "print the units with which systemd runs backups on this machine",
+        "--daily 02:30\n--weekly 'Sun 02:30'\n--daily 02:30 --unit blobark.timer > /etc/systemd/system/blobark.timer",
+        _schedule_options,
+        _schedule,
         False,
     ),
 }

@@ -96,6 +96,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         found = {relative for _, path in _own(self) for relative in _relatives(path, root)}
         return frozenset(os.fsencode(relative) for relative in found - {""})
 
+    def own_folders(self) -> list[Path]:
+        """Return the folders in which Blobark writes but for a restore's, none inside another."""
+        found = {path if key in ("store", "state_dir") else path.parent for key, path in _own(self)}
+        return sorted(one for one in found if not any(other in one.parents for other in found))
+
     def need(self, *keys: str) -> None:
         """Raise ConfigError, with one line for each of these keys that is not set."""
         missing = [f"{self.file}: {key}: not set, and this command needs it" for key in keys if not getattr(self, key)]
