@@ -27,7 +27,7 @@ from blobark.rebuild import RebuildOptions, run_rebuild
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
-  4 stopped by a fatal error   5 another run holds the lock   130 interrupted"""
+  4 stopped by a fatal error   5 another run holds the lock   6 an objective is missed   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from blobark import listings, schedule
+from blobark import listings, schedule, status
 from blobark.command import Command, snapshot_number
 from blobark.context import Context
 from blobark.listings import Listing, MapResult
@@ -82,6 +82,14 @@ def _schedule(context: Context, options: argparse.Namespace) -> Listing:
     return schedule.list_units(context, options.daily or "", options.weekly or "", options.unit)
 
 
+def _status(context: Context, options: argparse.Namespace) -> Listing:
+    return status.list_status(context, options.server)
+
+
+def _status_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", default="", metavar="NAME", help="only this one (default: all in the store)")
+
+
 def _snapshots(context: Context, options: argparse.Namespace) -> Listing:
     return listings.list_snapshots(context, options.server)
 
@@ -148,6 +156,14 @@ COMMANDS = {
         "12 --out /tmp/guid_file_mapping.json",
         _map_options,
         _map,
+        False,
+    ),
+    "status": Command(
+        "blobark status",
+        "show how old the last complete snapshot of every server is",
+        "\n--json\n--server web1",
+        _status_options,
+        _status,
         False,
     ),
     "schedule": Command(

@@ -144,8 +144,7 @@ def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display)
                 between = ","
             head = "" if between == "," else between
             end = {"failed": listing.failed, "warnings": shown.warnings}
-            code = EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
-            write(f"{head}], {json.dumps({**end, 'exit_code': code})[1:]}\n")
+            write(f"{head}], {json.dumps({**end, 'exit_code': listing.exit_code})[1:]}\n")
         else:
             if listing.heading and not options.quiet:
                 write(f"{listing.heading}\n")
@@ -157,7 +156,7 @@ def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(error.strerror) from None
-    return EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
+    return listing.exit_code
 
 
 def _print_result(

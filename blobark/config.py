@@ -85,6 +85,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     metrics_log_file: Path
     log_file: Path | None
     """Gets a line for each backup."""
+    max_age_s: int | None
     hook_before: str | None
     hook_after: str | None
     hook_on_failure: str | None

@@ -136,6 +136,13 @@ def _seconds(text: str, _base: Path) -> float:
     return seconds
 
 
+def _age_s(text: str, _base: Path) -> int:
+    match = re.fullmatch(r"([0-9]{1,6}) ?(m|h|d|w)", text.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("expected a time such as 26h, 90m, 7d or 2w")
+    return int(match[1]) * {"m": 60, "h": 3600, "d": 86_400, "w": 604_800}[match[2]]
+
+
 def _bandwidth(text: str, _base: Path) -> int:
     return _rate(text, lambda: _bytes(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
 
@@ -261,6 +268,7 @@ KEYS: Final[dict[str, Key]] = {
     "max_requests_per_s": Key(_requests, "none"),
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
     "log_file": Key(_path),
+    "max_age": Key(_age_s, field="max_age_s"),
     "hook_before": Key(_command, secret=True),
     "hook_after": Key(_command, secret=True),
     "hook_on_failure": Key(_command, secret=True),

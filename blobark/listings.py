@@ -21,7 +21,7 @@ from blobark.browse import Tree
 from blobark.catalog import Catalog
 from blobark.clock import utc
 from blobark.context import Context
-from blobark.errors import BlobarkError, SnapshotError
+from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, EXIT_MISSED, BlobarkError, SnapshotError
 from blobark.model import Entry, Header, display
 from blobark.stores.base import Store
 
@@ -43,6 +43,13 @@ class Listing:
     rows: Iterator[Row]
     failed: list[tuple[str, str]] = field(default_factory=list)
     """What could not be listed, and why; complete when the rows have come."""
+    missed: list[str] = field(default_factory=list)
+    """Which rows miss an objective; likewise."""
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code, once the rows have come."""
+        return EXIT_MISSED if self.missed else EXIT_ITEMS_FAILED if self.failed else EXIT_DONE
 
 
 class SnapshotRow(msgspec.Struct, frozen=True):

@@ -52,13 +52,14 @@ def _read(store: Store, key: str, limit_bytes: int) -> bytes:
 
 def servers(store: Store) -> Iterator[Server]:
     """Yield every server that owns blobs in the store."""
-    for name in _server_names(store):
+    for name in server_names(store):
         server = load_server(store, name)
         if server is not None:
             yield server
 
 
-def _server_names(store: Store) -> list[str]:
+def server_names(store: Store) -> list[str]:
+    """Return the names of the servers that own blobs in the store, sorted."""
     suffix = "/server.json"
     keys = (info.key for info in store.list(PREFIX))
     return sorted(key[len(PREFIX) : -len(suffix)] for key in keys if key.endswith(suffix))

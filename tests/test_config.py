@@ -73,7 +73,7 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
     assert config.skip_files == ("*.tmp", "~$*", "Thumbs.db")
     assert config.server == "web1"
     keys = set(yaml.safe_load(text))
-    fields = {re.sub("^(max_memory)_bytes$|^(timeout)_s$", r"\1\2", name) for name in Config.__struct_fields__}
+    fields = {re.sub("^(max_memory)_bytes$|^(timeout|max_age)_s$", r"\1\2", name) for name in Config.__struct_fields__}
     assert keys == fields - {"file", "login", "warnings"}
 
 
@@ -308,6 +308,8 @@ MISTAKES = {
     "store: /a/b\nstate_dir: /a": f"2: state_dir: {APART}",
     "guid_mapping_file: a\nmetrics_log_file: ./a": "2: metrics_log_file: expected another file than guid_mapping_file",
     "metrics_log_file: a\nlog_file: ./a": "2: log_file: expected another file than metrics_log_file",
+    "max_age: 0h": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '0h'",
+    "max_age: 26": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '26'",
     "hook_before: ' '": "1: hook_before: expected a command for /bin/sh",
     "store: azure\nconnection_string: AccountName=a": " container_name: not set, and store: azure needs it",
     "store: azure\ncontainer_name: abc": " connection_string: not set, and store: azure needs it "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ from tests.forked import Forking
 from tests.runs import REPOSITORY, Run, Workspace
 from tools.compare import differences
 
-LETTERS = {"index": "rl", "save": "rwl", "restore": "rl", "doctor": "rwl"}
+LETTERS = {"index": "rl", "save": "rwl", "backup": "rwl", "restore": "rl", "status": "rl", "doctor": "rwl"}
 RIGHTS = {"r": "read", "l": "list", "w": "write"}
 ALL = "racwdl"
 
@@ -99,6 +100,29 @@ def test_save(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path
         allow(workspace, azurite, container, LETTERS["save"])
         assert workspace.run("save").result["snapshot"] == 1
     assert workspace.backup().result["sent"] == 0
+
+
+@pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw"])
+def test_backup(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
+    shutil.copy(source / "small", source / "another")
+    workspace = workspace_with(azurite, container, tmp_path / "before", source, rights)
+    run = workspace.run("backup", expect=0 if rights == LETTERS["backup"] else 4)
+    (source / "another").unlink()
+    if run.code:
+        check_refused(run)
+    assert len([name for name in names_in(container) if "/snapshots/" in name]) == (1 if run.code else 2)
+
+
+@pytest.mark.parametrize("rights", ["rl", "r", "l"])
+def test_status(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("status", expect=0 if rights == LETTERS["status"] else 4)
+    if run.code:
+        check_refused(run)
+    else:
+        assert [item["snapshot"] for item in run.result["items"]] == [1]
 
 
 @pytest.mark.parametrize("rights", ["rl", "r", "l"])
@@ -183,7 +207,7 @@ def test_the_doctor_names_a_missing_container_and_a_wrong_key(
 
 def test_the_table_in_the_documentation_is_this_one() -> None:
     text = (REPOSITORY / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `(index|save|restore|doctor)` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)
+    rows = re.findall(r"^\| `(index|save|backup|restore|status|doctor)` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)
     assert dict(rows) == LETTERS
     assert len(rows) == len(LETTERS)
 

@@ -1,0 +1,113 @@
+"""`blobark status`: for every server in the store its last complete snapshot, how old that is, and how it grew.
+
+It reads headers and nothing else. What an incomplete snapshot has does not count as a backup here: a server whose last
+complete snapshot is older than `max_age`, or that has none, is late, and the exit code is 6.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from blobark import snapshot
+from blobark.clock import now_ns
+from blobark.context import Context
+from blobark.errors import SnapshotError
+from blobark.listings import Listing
+from blobark.model import Header
+from blobark.stores.base import Store
+
+HEADING = (
+    f"{'server':<20} {'snapshot':>8} {'time (UTC)':<20} {'age':>8} {'files':>12} {'bytes':>18} {'growth':>16}  state"
+)
+
+
+class StatusRow(msgspec.Struct, frozen=True):
+    """A server: its last complete snapshot (0: none), which shows the tree of `time`; bytes are those of the files."""
+
+    server: str
+    snapshot: int
+    time: str
+    age_s: int | None
+    files: int
+    file_bytes: int
+    growth_bytes: int | None
+    """Against the complete snapshot before; None where there is none."""
+    incomplete_since: int
+    """Snapshots after it, none of which is complete."""
+    late: bool
+
+    def line(self) -> str:
+        """Return the line for a person."""
+        state = "LATE" if self.late else "ok"
+        if self.incomplete_since:
+            state += f", {self.incomplete_since} incomplete since"
+        if self.age_s is None:
+            return f"{self.server:<20} {'none':>8} {'':<20} {'':>8} {'':>12} {'':>18} {'':>16}  {state}"
+        growth = "" if self.growth_bytes is None else f"{self.growth_bytes:+,}"
+        what = f"{self.time:<20} {age(self.age_s):>8} {self.files:>12,} {self.file_bytes:>18,} {growth:>16}"
+        return f"{self.server:<20} {self.snapshot:>8} {what}  {state}"
+
+
+def list_status(context: Context, server: str) -> Listing:
+    """List every server in the store, or the one that is named.
+
+    Raises:
+        SnapshotError: there is none.
+    """
+    store = context.open_store(False)
+    names = [name for name in snapshot.server_names(store) if server in ("", name)]
+    if not names:
+        raise SnapshotError(
+            f"{store.name} has no server {server}" if server else f"nothing has been saved in {store.name}"
+        )
+    failed: list[tuple[str, str]] = []
+    missed: list[str] = []
+    return Listing(HEADING, _rows(context, store, names, failed, missed), failed, missed)
+
+
+def age(seconds: int) -> str:
+    """Return an age for a person: minutes, hours, or days."""
+    if seconds < 2 * 3600:
+        return f"{seconds // 60} min"
+    return f"{seconds // 3600} h" if seconds < 3 * 86400 else f"{seconds // 86400} days"
+
+
+def _rows(
+    context: Context, store: Store, names: list[str], failed: list[tuple[str, str]], missed: list[str]
+) -> Iterator[StatusRow]:
+    limit_s = context.config.max_age_s
+    for name in names:
+        context.check_stop()
+        row = _row(context, store, name, limit_s, failed)
+        if row.late:
+            missed.append(name)
+        yield row
+
+
+def _row(context: Context, store: Store, name: str, limit_s: int | None, failed: list[tuple[str, str]]) -> StatusRow:
+    """Look at a server's snapshots, newest first, until two of them are complete."""
+    complete: list[Header] = []
+    since = 0
+    for number in reversed(snapshot.numbers(store, name)):
+        context.check_stop()
+        try:
+            header = snapshot.find(store, name, number)
+        except SnapshotError as error:
+            failed.append((f"snapshot {number} of {name}", error.message))
+            context.reporter.warn(f"failed: {error.message}")
+            continue
+        if header is not None and header.complete:
+            complete.append(header)
+        elif header is not None and not complete:
+            since += 1
+        if len(complete) == 2:
+            break
+    if not complete:
+        return StatusRow(name, 0, "", None, 0, 0, None, since, limit_s is not None)
+    last, totals = complete[0], complete[0].totals
+    age_s = (now_ns() - last.started_ns) // 1_000_000_000
+    growth = totals.file_bytes - complete[1].totals.file_bytes if len(complete) == 2 else None
+    late = limit_s is not None and age_s > limit_s
+    return StatusRow(name, last.number, last.started, age_s, totals.files, totals.file_bytes, growth, since, late)
