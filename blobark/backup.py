@@ -34,6 +34,8 @@ from blobark.save import SaveResult
 from blobark.walk import raise_descriptor_limit
 
 FAILURES_NAMED = 20
+LOOK_S = 0.5
+"""Between two looks at a lock that another run holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,8 +169,8 @@ class _Hooked:
         begun = {"command": "backup", "started": self._run.started}
         try:
             fault = self._tell(self._context.config.hook_before, begun)
-            self._context.check_stop()
             if fault:
+                self._context.check_stop()
                 raise Fatal(f"hook_before failed ({fault})", "nothing was read or stored")
         except BlobarkError as error:
             self._on_failure(error)
@@ -202,9 +204,10 @@ def _patience(context: Context) -> Callable[[], None]:
 
     def pause() -> None:
         nonlocal told
-        context.check_stop()
         if not told:
             told = True
             context.reporter.warn("another run holds the lock: waiting until it has finished")
+        context.engine.stop.wait(LOOK_S)
+        context.check_stop()
 
     return pause

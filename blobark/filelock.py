@@ -45,10 +45,12 @@ def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> I
     except OSError as error:
         raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
     try:
-        while not lock(descriptor):
+        patience_s = PATIENCE_S
+        while not lock(descriptor, patience_s):
             if pause is None:
                 raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished")
             pause()
+            patience_s = 0.0
         yield
     finally:
         os.close(descriptor)
