@@ -247,7 +247,8 @@ class _Member(Generic[Job]):
                 self.bytes -= cost
                 self._weight -= weight
                 entry = job.entry if answer.entry is None else answer.entry
-                yield job, Outcome(answer.sequence, entry, answer.status, answer.bytes, answer.reason, answer.sent)
+                how = answer.status, answer.bytes, answer.reason, answer.sent, answer.is_equal
+                yield job, Outcome(answer.sequence, entry, *how)
             if report.failure is not None:
                 raise _raised(report.failure)
 

@@ -78,6 +78,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     bytes: int
     reason: str
     sent: Sent | None
+    is_equal: bool
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -178,7 +179,8 @@ class Server:
 
 def _answer(number: int, job: HasEntry, outcome: Outcome) -> Answer:
     entry = None if outcome.entry is job.entry else outcome.entry
-    return Answer(number, outcome.sequence, entry, outcome.status, outcome.bytes, outcome.reason, outcome.sent)
+    how = outcome.status, outcome.bytes, outcome.reason, outcome.sent, outcome.is_equal
+    return Answer(number, outcome.sequence, entry, *how)
 
 
 def frame(value: Any) -> bytes:

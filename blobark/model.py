@@ -246,6 +246,8 @@ class Status(enum.Enum):
     FAILED = "failed"
     CHANGED = "changed"
     """The item is not what the plan was made for; it goes round once more."""
+    EQUAL_UNDER_WAY = "equal content is under way"
+    """Another item with the same content is being stored; this one goes round once more when that is known."""
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -273,6 +275,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     reason: str = ""
     sent: Sent | None = None
     """The blob that was stored for it, and perhaps for others whose outcomes come with this one."""
+    is_equal: bool = False
+    """Whether its content was stored for another item."""
 
 
 def sort_key(root: int, raw_path: bytes) -> SortKey:

@@ -23,6 +23,7 @@ from blobark import audit
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
+from blobark.contents import Contents
 from blobark.context import Context, full_path
 from blobark.crew import bundle_of
 from blobark.difference import Difference
@@ -57,6 +58,9 @@ class SaveResult:
     """Blobs that the store itself listed as they were read, before the snapshot was published."""
     sent_again: int = 0
     """Blobs that it did not, and that were sent again under another GUID. `sent` counts both."""
+    equal: int = 0
+    """Files whose content was stored for another one, and the bytes of it."""
+    equal_bytes: int = 0
     kept: int = 0
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
@@ -77,10 +81,17 @@ class Saver:
         self._store = store
         self._server = server
         self._root_names = [root.raw_name for root in roots]
-        self._task = SendTask(server, self._root_names, audit.is_wanted(context, store))
+        config = context.config
+        by_map = catalog.get("map_made_elsewhere") != ""  # what such a map names is to be a blob of its own
+        dedupe, level = config.dedupe and not by_map, 0 if by_map else config.compression
+        self._task = SendTask(server, self._root_names, audit.is_wanted(context, store), level, dedupe)
+        self._contents: Contents | None = None
+        self._missing: frozenset[int] | None = None
+        """The claims that are not in the store, once that has been looked up; None before."""
+        self._equal_under_way = 0
         self._audit = audit.Audit(context, catalog, server)
         self._guids = GuidSource()
-        self._packing = Packing(context, catalog, self._guids, context.config.pack_below_bytes)
+        self._packing = Packing(context, catalog, self._guids, 0 if by_map else config.pack_below_bytes)
         self._again: list[Job] = []
         self._listings = 0
         self._adopted = False
@@ -104,38 +115,74 @@ class Saver:
                 job = Job(sequence, entry, theirs)
                 if not self._is_adopted(job):
                     yield job
-            elif entry.guid and (theirs is None or theirs.guid != entry.guid):
-                whole = entry.extents is None
-                lengths = ends(of_entry(self._server, entry)).items()
-                claims += ((blob, sequence, length, whole) for blob, length in lengths)
+            elif _is_claim(entry, theirs) and self._missing is None:
+                claims += self._claims(sequence, entry)
                 if len(claims) >= 1000:
                     self._catalog.journal.claim(claims)
                     claims.clear()
         self._catalog.journal.claim(claims)
 
+    def _claims(self, sequence: int, entry: Entry) -> list[tuple[str, int, int, bool]]:
+        whole = entry.extents is None
+        return [(blob, sequence, end, whole) for blob, end in ends(of_entry(self._server, entry)).items()]
+
     def unfound(self) -> Iterator[Job]:
         """Yield what was claimed and is not in the store: to be sent again."""
+        if self._missing is None:
+            self._missing = self._look_for_claims()
+        if self._missing:
+            for sequence, entry, theirs in self._difference.entries():
+                if sequence in self._missing:
+                    yield Job(sequence, entry.without_content(), theirs)
+
+    def _look_for_claims(self) -> frozenset[int]:
         prefixes = audit.prefixes(
             self._server, self._catalog.journal.claimed_prefixes(len(self._server) + 1 + TAG_LENGTH)
         )
         for page in audit.pages(self._store, prefixes) if self._store else ():
             self._listings += 1
             self._catalog.journal.found((info.key, info.size_bytes) for info in page)
-        missing = self._catalog.journal.unfound()
-        if missing:
-            for sequence, entry, theirs in self._difference.entries():
-                if sequence in missing:
-                    yield Job(sequence, entry.without_content(), theirs)
+        return self._catalog.journal.unfound()
 
     def store(self) -> None:
         """Store everything that is to be stored; each entry's outcome is durable in the catalog."""
         segments = self._catalog.draft()
         items, size = sum(s.pending for s in segments), sum(s.pending_bytes for s in segments)
         self._context.reporter.begin("save", items, size)
-        self._adopt()
-        self._round(self._packing.cut(self.plan()))
-        self._round(self._packing.cut(self.unfound()))
-        self._settle()
+        with contextlib.ExitStack() as stack:
+            if self._task.dedupe:
+                self._contents = stack.enter_context(contextlib.closing(self._known_contents()))
+            self._adopt()
+            self._round(self._packing.cut(self.plan()))
+            self._round(self._packing.cut(self.unfound()))
+            self._settle()
+            while self._equal_under_way:
+                self._equal_under_way = 0
+                self._round(self._packing.cut(self._pending()))
+                self._settle()
+            self._finish()
+
+    def _known_contents(self) -> Contents:
+        """Return the table of what the newest snapshot names, with what a killed run has sent and this one has seen."""
+        contents = Contents(self._context.config.state_dir, self._server)
+        contents.begin(*self._difference.parent_segments())
+        claims = 0
+        for sequence, entry, theirs in self._difference.entries():
+            if _is_claim(entry, theirs):
+                self._catalog.journal.claim(self._claims(sequence, entry))
+                claims += 1
+        self._missing = self._look_for_claims() if claims else frozenset()
+        for sequence, entry, theirs in self._difference.entries() if claims else ():
+            if _is_claim(entry, theirs) and sequence not in self._missing:
+                contents.sent([entry])
+        return contents
+
+    def _pending(self) -> Iterator[Job]:
+        for sequence, entry, theirs in self._difference.entries():
+            if entry.is_pending and not (entry.rule and entry.kind == "file"):
+                yield Job(sequence, entry, theirs)
+
+    def _finish(self) -> None:
         if self._task.md5 and self._store is not None:
             self._check_sent(self._store)
         self._catalog.commit()
@@ -147,6 +194,8 @@ class Saver:
             return
         for pack in self._packing.adopt(self._store, self._server):
             self._adopted = True
+            if self._contents is not None:
+                self._contents.sent(pack.entries)
             if self._task.md5:
                 self._audit.note(pack.blob)
 
@@ -186,6 +235,8 @@ class Saver:
                 for job in wrong:
                     self._take(failed(job, f"was sent {audit.AUDITS} times and arrived changed, or not at all"))
                 return
+            if self._contents is not None:
+                self._contents.forget_run()
             before = self.result.sent_again
             while jobs := self._renewed(list(itertools.islice(wrong, WRONG_AT_ONCE))):
                 self.result.sent_again += len(jobs)
@@ -256,6 +307,8 @@ class Saver:
             ):
                 if outcome.status is Status.CHANGED:
                     self._again.append(job)
+                elif outcome.status is Status.EQUAL_UNDER_WAY:
+                    self._equal_under_way += 1
                 else:
                     self._take(outcome)
                 self._packing.took(job)
@@ -282,6 +335,9 @@ class Saver:
             result.sent += 1
             result.sent_bytes += outcome.bytes
             result.blobs += outcome.sent is not None
+        elif outcome.is_equal:
+            result.equal += 1
+            result.equal_bytes += entry.content_size
         else:
             result.kept += 1
         if entry.changed_while_read and outcome.status is not Status.FAILED:
@@ -300,3 +356,9 @@ class Saver:
         self._catalog.set(map_outdated="1")
         self._catalog.commit()
         return renewed
+
+
+def _is_claim(entry: Entry, theirs: Entry | None) -> bool:
+    """Whether only the catalog says that an entry's content is in the store."""
+    of_a_rule = entry.rule and entry.kind == "file"
+    return bool(entry.guid and not of_a_rule and not entry.is_pending and (theirs is None or theirs.guid != entry.guid))

@@ -5,17 +5,21 @@
     a bundle      becomes a pack
     directories   placeholders
 
-A file that is not what was indexed any more is left for another round, under a new GUID.
+A file that is not what was indexed any more is left for another round, under a new GUID. With `dedupe` a content that
+the store has is not sent, and one that somebody else is sending just now is left for another round.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 
 import msgspec
 from msgspec.structs import replace
 
 from blobark import content, source
+from blobark.contents import Claim, Contents
 from blobark.context import Context, full_path
 from blobark.engine import Engine
 from blobark.errors import BlocksLost, ItemError, SourceError
@@ -30,6 +34,10 @@ READ_AT_ONCE = 32
 """Files that are read for a pack in one turn."""
 
 
+_Read = tuple[Entry, bytes]
+"""A file that was read as one consistent version: its entry with the digest, and its content."""
+
+
 class SendTask(msgspec.Struct, frozen=True):
     """What is the same for all jobs of a save."""
 
@@ -37,6 +45,9 @@ class SendTask(msgspec.Struct, frozen=True):
     root_names: list[bytes]
     md5: bool
     """Whether outcomes are to have the MD5 of what was sent."""
+    level: int
+    """Of zstd; 0: nothing is compressed."""
+    dedupe: bool
 
 
 class Job(msgspec.Struct, frozen=True, gc=False):
@@ -59,10 +70,11 @@ class Sender:
         self._server = task.server
         self._root_names = task.root_names
         self._md5 = task.md5
+        self._level = task.level
         self._trees = [context.tree(name) for name in task.root_names]
         self._turn = engine.turn
-        self._level = context.config.compression
-        self._uploader = Uploader(store, task.server, engine, context.config.delta, self._level)
+        self._uploader = Uploader(store, task.server, engine, context.config.delta, task.level)
+        self._contents = Contents(context.config.state_dir, task.server) if task.dedupe else None
 
     def __call__(self, batch: list[Job]) -> list[Outcome]:
         """Store a batch; return the outcome of each job."""
@@ -70,27 +82,55 @@ class Sender:
             return self._pack(batch)
         with self._turn:
             read = [self._read_small(job.entry) for job in batch]
-        return [self._outcome(job, data) for job, data in zip(batch, read, strict=True)]
+        known = iter(self._claim([found for found in read if found is not None]))
+        return [
+            self._outcome(job, found, next(known) if found else Claim.OURS)
+            for job, found in zip(batch, read, strict=True)
+        ]
 
     def close(self) -> None:
-        """Close the trees."""
+        """Close the trees, and the table of contents."""
         for tree in self._trees:
             if tree is not None:
                 tree.close()
+        if self._contents is not None:
+            self._contents.close()
 
-    def _outcome(self, job: Job, read: tuple[Entry, bytes] | None) -> Outcome:
+    def _claim(self, read: list[_Read]) -> list[Entry | Claim]:
+        """Say of each file that was read where its content lies already, or whether it is this one's to send."""
+        if self._contents is None or not read:
+            return [Claim.OURS] * len(read)
+        claims = iter(self._contents.claim([entry for entry, data in read if data]))
+        return [next(claims) if data else Claim.OURS for _, data in read]
+
+    def _outcome(self, job: Job, read: _Read | None, known: Entry | Claim) -> Outcome:
+        if isinstance(known, Entry):
+            return _equal(job, known)
+        if known is Claim.UNDER_WAY:
+            return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
         try:
-            if read is not None:
-                root_name = self._root_names[job.entry.root]
-                stored = content.put_small(
-                    self._store, self._server, root_name, *read, md5=self._md5, level=self._level
-                )
-                return _stored(job, stored)
-            return self._store_one(job)
+            return self._put_small(job, read) if read is not None else self._store_one(job)
         except content.DifferentContent:
             return Outcome(job.sequence, job.entry, Status.CHANGED)
         except ItemError as error:
             return failed(job, error.message)
+
+    def _put_small(self, job: Job, read: _Read) -> Outcome:
+        with self._sending(read[0]) as done:
+            root_name = self._root_names[job.entry.root]
+            stored = content.put_small(self._store, self._server, root_name, *read, md5=self._md5, level=self._level)
+            done.append(stored.entry)
+        return _stored(job, stored)
+
+    @contextlib.contextmanager
+    def _sending(self, *claimed: Entry) -> Iterator[list[Entry]]:
+        """Send what was claimed; the entries in the list that is yielded are those that are in the store then."""
+        done: list[Entry] = []
+        try:
+            yield done
+        finally:
+            if self._contents is not None:
+                self._contents.sent(done, claimed)
 
     def _pack(self, batch: list[Job]) -> list[Outcome]:
         """Store a batch as a pack. What is not what was indexed, or holds not still, is left out of it."""
@@ -99,15 +139,18 @@ class Sender:
         pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level)
         try:
             for start in range(0, len(batch), READ_AT_ONCE):
+                jobs = batch[start : start + READ_AT_ONCE]
                 with self._turn:
-                    read = [self._read_for_pack(job) for job in batch[start : start + READ_AT_ONCE]]
+                    read = [self._read_for_pack(job) for job in jobs]
+                known = iter(self._claim([found for found in read if not isinstance(found, Outcome)]))
                 for number, found in enumerate(read, start):
                     if isinstance(found, Outcome):
                         outcomes[number] = found
-                        continue
-                    entry, data = found
-                    pack.add(entry, full_path(self._root_names[entry.root], entry.raw_path), data)
-                    packed.append((number, entry))
+                    elif (claim := next(known)) is Claim.OURS:
+                        packed.append((number, found[0]))
+                        pack.add(found[0], full_path(self._root_names[found[0].root], found[0].raw_path), found[1])
+                    else:
+                        outcomes[number] = self._outcome(batch[number], found, claim)
             if packed:
                 outcomes |= self._finish(pack, batch, packed)
         except (Taken, BlocksLost):
@@ -116,6 +159,8 @@ class Sender:
             outcomes |= {
                 number: Outcome(batch[number].sequence, batch[number].entry, Status.CHANGED) for number in left
             }
+            with self._sending(*(entry for _, entry in packed)):
+                pass
         except BaseException:
             pack.abort()
             raise
@@ -128,6 +173,8 @@ class Sender:
             for (_, entry), extent in zip(packed, pack.extents(), strict=True)
         ]
         blob: Sent | None = pack.finish(self._root_names, entries, md5=self._md5)
+        with self._sending() as done:
+            done += entries
         outcomes = {}
         for (number, _), entry in zip(packed, entries, strict=True):
             sent_bytes = blob.size_bytes if blob is not None else 0
@@ -135,7 +182,7 @@ class Sender:
             blob = None
         return outcomes
 
-    def _read_for_pack(self, job: Job) -> tuple[Entry, bytes] | Outcome:
+    def _read_for_pack(self, job: Job) -> _Read | Outcome:
         try:
             descriptor = self._open(job.entry)
             try:
@@ -149,7 +196,7 @@ class Sender:
             return failed(job, error.message)
         return read or Outcome(job.sequence, job.entry, Status.CHANGED)
 
-    def _read_small(self, entry: Entry) -> tuple[Entry, bytes] | None:
+    def _read_small(self, entry: Entry) -> _Read | None:
         """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
         if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
             return None
@@ -181,10 +228,48 @@ class Sender:
             source.check_regular(status)
             if not job.any_version and not source.same_version(entry, status):
                 return Outcome(job.sequence, entry, Status.CHANGED)
-            stored = self._uploader.put_file(root_name, entry, descriptor, status, job.previous, md5=self._md5)
-            return _stored(job, stored)
+            if self._contents is not None and source.same_version(entry, status):
+                return self._store_if_new(self._contents, job, descriptor, status)
+            return self._put_file(job, descriptor, status)
         finally:
             os.close(descriptor)
+
+    def _put_file(self, job: Job, descriptor: int, status: os.stat_result) -> Outcome:
+        root_name = self._root_names[job.entry.root]
+        with self._sending() as done:
+            stored = self._uploader.put_file(root_name, job.entry, descriptor, status, job.previous, md5=self._md5)
+            done.append(stored.entry)
+        return _stored(job, stored)
+
+    def _store_if_new(self, contents: Contents, job: Job, descriptor: int, status: os.stat_result) -> Outcome:
+        """Store a large file, unless it is equal to a content. Only where one has its length is it read to know."""
+        size = job.entry.content_size
+        claim = contents.claim_size(size)
+        if claim is Claim.UNDER_WAY:
+            return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
+        if claim is Claim.OURS:
+            try:
+                return self._put_file(job, descriptor, status)
+            finally:
+                contents.release_size(size)
+        hasher = source.content_hasher(job.entry)
+        for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
+            hasher.update(piece)
+        entry = replace(job.entry, digest=hasher.hexdigest())
+        if not source.same_version(entry, os.fstat(descriptor)):
+            return self._put_file(job, descriptor, status)
+        (known,) = contents.claim([entry])
+        if isinstance(known, Entry):
+            return _equal(job, known)
+        if known is Claim.UNDER_WAY:
+            return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
+        with self._sending(entry):
+            return self._put_file(job, descriptor, status)
+
+
+def _equal(job: Job, entry: Entry) -> Outcome:
+    """A file whose content is in the store already, for another one."""
+    return Outcome(job.sequence, entry, Status.KEPT, is_equal=True)
 
 
 def _stored(job: Job, stored: content.Stored) -> Outcome:
