@@ -59,8 +59,9 @@ def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry, *
 
 
 def _put(store: Store, key: str, entry: Entry, data: bytes, meta: Mapping[str, str], *, md5: bool) -> Stored:
-    """Store a blob in one piece. Raises `DifferentContent`."""
-    blob = Sent(entry.guid, len(data), md5_of(data) if md5 else b"")
+    """Store all of an entry's content as a blob in one piece. Raises `DifferentContent`."""
+    size = entry.content_size if entry.kind == "file" else 0
+    blob = Sent(entry.guid, len(data), md5_of(data) if md5 else b"", size)
     try:
         store.put(key, data, meta)
     except BlobExists:

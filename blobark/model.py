@@ -253,12 +253,14 @@ class Status(enum.Enum):
 class Sent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A blob of content that is in the store now: its GUID, its stored length and the 16 bytes of its MD5.
 
-    The MD5 is b"" where it says nothing (the blob is made of blocks) or nobody asks.
+    The MD5 is b"" where it says nothing (the blob is made of blocks) or nobody asks. `plain_bytes` is how much content
+    it holds, before compression.
     """
 
     guid: str
     size_bytes: int
     md5: builtins.bytes
+    plain_bytes: int
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):

@@ -143,15 +143,16 @@ class PackWriter:
 
     def _commit(self, meta: Mapping[str, str], *, md5: bool) -> Sent:
         guid = self._key.rpartition("_")[2]
+        plain_bytes = sum(extent.plain_length for extent in self._extents[:-1])
         data = bytes(self._out)
         if self._upload is None:
             self._hasher.update(data)
             self._sent_bytes = len(data)
-            sent = Sent(guid, len(data), md5_of(data) if md5 else b"")
+            sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
         else:
             if data:
                 self._stage()
-            sent = Sent(guid, self._sent_bytes, b"")
+            sent = Sent(guid, self._sent_bytes, b"", plain_bytes)
         try:
             if self._upload is None:
                 self._store.put(self._key, data, meta)
@@ -238,7 +239,8 @@ def read_pack(store: Store, key: str, size_bytes: int) -> PackContent | None:
     if len(entries) != len(digests) - 1:
         return None
     right = [entry for (_, entry), digest in zip(entries, digests, strict=False) if entry.digest == digest]
-    return PackContent(Sent(key.rpartition("_")[2], size_bytes, stream.md5.digest()), right)
+    plain_bytes = sum(entry.size for entry in right)
+    return PackContent(Sent(key.rpartition("_")[2], size_bytes, stream.md5.digest(), plain_bytes), right)
 
 
 class _Stream(io.RawIOBase):

@@ -1,6 +1,7 @@
 """The rebuild: a container that has lost its snapshots gets one made of what each blob says of itself.
 
     list     every blob of the server, with its metadata: path, owner, mode, times, digest, the map of its holes
+             a pack has the entries of its files in an index of its own
     digest   the blobs that say nothing (made elsewhere, or their metadata were too long): they go below lost+found
     place    the newest version of each path gets it, the others become `<path>.~<guid>`; so does a file whose path
              is a directory's by now
@@ -21,11 +22,14 @@ from msgspec.structs import replace
 
 from blobark import __version__, content, identity, snapshot
 from blobark.clock import now_ns, utc
+from blobark.codec import ZSTD
 from blobark.context import Context
-from blobark.errors import ConfigError, ItemError, SnapshotError
+from blobark.errors import ConfigError, ContentError, ItemError, SnapshotError
+from blobark.extents import ends, of_entry
 from blobark.guids import GUID_PATTERN
 from blobark.manifest import check_path, fault_of
 from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Server, Totals, text_or_b64
+from blobark.packs import index_extent, read_index
 from blobark.scratch import Rescued
 from blobark.segments import SegmentWriter, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
@@ -38,6 +42,7 @@ PROGRESS_EVERY = 5000
 
 MISSING = (
     "symlinks and special files, further names of hard links, empty directories, owners and modes of directories, "
+    "further files of content that was stored once, "
     "and what the blobs' metadata had no room for (over 6 KiB: extended attributes first). "
     "Files that were deleted or renamed before are there again"
 )
@@ -146,22 +151,35 @@ class _Rebuild:
         for info in self._store.list(f"{self._server}_", meta=True):
             context.check_stop()
             context.reporter.advance(1, info.size_bytes)
-            described = _described(self._server, info)
-            if described is not None:
-                root_name, entry = described
-                self._root_names.add(root_name)
-                path = _joined(root_name, entry.raw_path)
-                self._rescued.add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
+            described = self._described(info)
+            if described:
+                for root_name, entry in described:
+                    self._root_names.add(root_name)
+                    path = _joined(root_name, entry.raw_path)
+                    self._rescued.add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
             elif content.stands_for_directory(info):
                 result.nameless += 1
                 context.reporter.detail(f"{info.key} stands for a directory and does not say which: left out")
             else:
                 result.lost += 1
                 self._rescued.add_lost(info.key, info.size_bytes, info.created_ns)
-            result.files += 1
-            result.file_bytes += info.size_bytes
+            result.files += max(len(described), 1)
+            result.file_bytes += sum(entry.size for _, entry in described) if described else info.size_bytes
         if not result.files:
             raise SnapshotError(f"{self._store.name} holds no blob of {self._server}", "is it the right store?")
+
+    def _described(self, info: BlobInfo) -> list[tuple[bytes, Entry]]:
+        """Return the entries that a blob tells, with the names of their roots: those of a pack are in its index."""
+        index = index_extent(info)
+        if index is None:
+            described = _described(self._server, info)
+            return [described] if described is not None else []
+        try:
+            told = read_index(self._store, index)
+        except ContentError as error:
+            self._context.reporter.warn(f"{info.key}: {error.message}")
+            return []
+        return [(root_name, _alone(entry)) for root_name, entry in told if _can_be(root_name, entry, info)]
 
     def estimate(self) -> None:
         """Say what a real run would ask of the store after this."""
@@ -264,6 +282,7 @@ class _Rebuild:
             segments=tuple(refs),
             tool=f"blobark {__version__}",
             parent=before,
+            requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
             rescued=True,
         )
         snapshot.publish(self._store, header, check=self._store.lists_md5)
@@ -307,19 +326,27 @@ def _described(server: str, info: BlobInfo) -> tuple[bytes, Entry] | None:
     guid = info.key.removeprefix(f"{server}_")
     if entry is None or root_name is None or not GUID_PATTERN.fullmatch(guid):
         return None
-    entry = replace(entry, guid=guid, root=0, hardlink_to="", hardlink_to_b64="", error="", stale=False)
+    entry = _alone(replace(entry, guid=guid))
+    size = 0 if entry.kind == "dir" else ends(of_entry(server, entry)).get(info.key, 0)
+    return (root_name, entry) if size == info.size_bytes and _can_be(root_name, entry, info) else None
+
+
+def _alone(entry: Entry) -> Entry:
+    """Return an entry as that of an item that nothing else is known of."""
+    return replace(entry, root=0, hardlink_to="", hardlink_to_b64="", error="", stale=False)
+
+
+def _can_be(root_name: bytes, entry: Entry, info: BlobInfo) -> bool:
+    """Whether what a blob tells can be right, and needs no other blob."""
     try:
-        path = entry.raw_path
-        check_path(path)
+        check_path(entry.raw_path)
         if root_name != b"/":
             check_path(root_name.removeprefix(b"/"))
-        is_right = root_name.startswith(b"/") and not fault_of(entry) and entry.extents is None
+        is_right = root_name.startswith(b"/") and not fault_of(_alone(entry))
     except (SnapshotError, ValueError):
-        return None
-    size = 0 if entry.kind == "dir" else entry.content_size
-    if not is_right or entry.kind not in ("file", "dir") or size != info.size_bytes:
-        return None
-    return root_name, entry
+        return False
+    own = all(blob == info.key and end <= info.size_bytes for blob, end in ends(entry.extents or ()).items())
+    return is_right and own and entry.kind in ("file", "dir")
 
 
 def _joined(root_name: bytes, path: bytes) -> bytes:

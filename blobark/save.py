@@ -31,6 +31,7 @@ from blobark.extents import ends, of_entry
 from blobark.guids import TAG_LENGTH, GuidSource
 from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
 from blobark.packing import Packing
+from blobark.packs import room_for
 from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
@@ -61,6 +62,12 @@ class SaveResult:
     equal: int = 0
     """Files whose content was stored for another one, and the bytes of it."""
     equal_bytes: int = 0
+    packed: int = 0
+    """Files that were stored in packs, and in how many."""
+    packs: int = 0
+    plain_bytes: int = 0
+    """What the blobs hold that were made: of content before compression, and how long they are, with packs' headers."""
+    stored_bytes: int = 0
     kept: int = 0
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
@@ -252,17 +259,27 @@ class Saver:
         """Fill the result with what `store` and publishing would do, and in how many requests; does none of it."""
         result = self.result
         blobs = blocks = 0
-        for job in itertools.chain(self.plan(), self.unfound()):
+        packs: dict[str, int] = {}
+        for job in self._packing.cut(itertools.chain(self.plan(), self.unfound())):
             size = job.entry.content_size
             if self._task.md5:
-                self._audit.note(Sent(job.entry.guid, size, b""))
+                self._audit.note(Sent(job.bundle or job.entry.guid, size, b"", size))
             result.sent += 1
             result.sent_bytes += size
-            if size > BLOCK_SIZE_BYTES:
+            if job.bundle:
+                packs[job.bundle] = packs.get(job.bundle, 0) + room_for(size)
+                result.packed += 1
+            elif size > BLOCK_SIZE_BYTES:
                 blocks += -(-size // average_bytes(bits_for(size))) + 1
             else:
                 blobs += 1
         segments = len(self._difference.segments())
+        result.packs = len(packs)
+        for length in packs.values():
+            if length > BLOCK_SIZE_BYTES:
+                blocks += -(-length // BLOCK_SIZE_BYTES) + 1
+            else:
+                blobs += 1
         result.requests = {"put blob": blobs, "put block and commit": blocks, "put segment": segments, "put header": 1}
         if self._task.md5:
             self._listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
@@ -312,6 +329,9 @@ class Saver:
                 else:
                     self._take(outcome)
                 self._packing.took(job)
+                if job.bundle and outcome.status is Status.DONE:
+                    self.result.packed += 1
+                    self.result.packs += outcome.sent is not None
                 if now_ns() - committed_ns > COMMIT_NS:
                     self._catalog.commit()
                     committed_ns = now_ns()
@@ -334,7 +354,10 @@ class Saver:
         elif outcome.status is Status.DONE:
             result.sent += 1
             result.sent_bytes += outcome.bytes
-            result.blobs += outcome.sent is not None
+            if outcome.sent is not None:
+                result.blobs += 1
+                result.plain_bytes += outcome.sent.plain_bytes
+                result.stored_bytes += outcome.sent.size_bytes
         elif outcome.is_equal:
             result.equal += 1
             result.equal_bytes += entry.content_size

@@ -182,7 +182,8 @@ class Uploader:
                 sent = False
         else:
             upload.abort()
-        blob = Sent(entry.guid, reading.stored_bytes, b"") if reading.new else None
+        plain_bytes = sum(extent.plain_length for extent in reading.extents if extent.blob == key)
+        blob = Sent(entry.guid, reading.stored_bytes, b"", plain_bytes) if reading.new else None
         entry = blocklist.noted(self._store, self._server, entry, tuple(reading.blocks), entry.block_bits)
         return Stored(entry, sent=sent, sent_bytes=reading.sent_bytes, blob=blob)
 
