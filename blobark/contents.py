@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -72,6 +73,7 @@ class Contents:
 
     def _open(self) -> sqlite3.Connection:
         for suffixes in (("", "-wal", "-shm"), ()):
+            os.close(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             connection = sqlite3.connect(self._path, BUSY_S, isolation_level=None, check_same_thread=False)
             try:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -79,7 +81,6 @@ class Contents:
                 if connection.execute("PRAGMA user_version").fetchone()[0] not in (0, VERSION):
                     raise sqlite3.DatabaseError("it is of another version")
                 connection.executescript(f"{_SCHEMA} PRAGMA user_version = {VERSION};")
-                self._path.chmod(0o600)
                 return connection
             except sqlite3.OperationalError:
                 connection.close()
@@ -116,6 +117,12 @@ class Contents:
                 with self._transaction():
                     number = self._db.execute("INSERT INTO segment(digest) VALUES (?)", (digest,)).lastrowid
                     self._insert(entries, number or 0)
+
+    def forget(self, entries: Sequence[Entry]) -> None:
+        """Forget contents, which are not in the store, whatever names them."""
+        with self._transaction():
+            keys = (_key(entry) for entry in entries if entry.has_content)
+            self._db.executemany("DELETE FROM content WHERE (digest, size) = (?, ?)", keys)
 
     def forget_run(self) -> None:
         """Forget what this run has sent: some of it has not arrived as it was."""

@@ -38,7 +38,7 @@ CHUNK_JOBS = 64
 LEAST_WAITING_JOBS = 1024
 WAITING_JOBS_A_WORKER = 16
 """How many jobs a member may have that it has not answered, so that none runs out of work while it is fed."""
-BUNDLE_WEIGHT = 128
+BUNDLE_WEIGHT = 512
 """A bundle counts as so many jobs, however many it has: members hold few, and none waits for a whole one."""
 LEAST_MEMBER_BYTES = 64 * 1024 * 1024
 """What a member needs for the content that it has in flight."""

@@ -144,13 +144,14 @@ def _fault_of_content(entry: Entry) -> str:
         return "its ranges end after the file"
     if entry.extents is None:
         return "" if entry.guid else "it has no content"
-    if not all(map(_is_extent, entry.extents)):
+    if not all(map(is_extent, entry.extents)):
         return "its extents cannot be"
     same = sum(extent.plain_length for extent in entry.extents) == entry.content_size
     return "" if same else "its extents are not as long as it is"
 
 
-def _is_extent(extent: Extent) -> bool:
+def is_extent(extent: Extent) -> bool:
+    """Whether an extent can be."""
     if min(extent.stored_offset, extent.stored_length, extent.plain_length, extent.skip) < 0:
         return False
     if extent.codec:

@@ -25,6 +25,7 @@ from blobark.blocks import digest_of
 from blobark.codec import ZSTD, decode_all, decode_stream, encode_where_it_pays
 from blobark.content import md5_of, read_extent
 from blobark.errors import BlobExists, ContentError, ItemError
+from blobark.manifest import is_extent
 from blobark.model import Block, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
@@ -129,14 +130,14 @@ class PackWriter:
     def _stage(self) -> None:
         """Send what has been made so far as a block."""
         data = bytes(self._out)
-        if self._upload is None:
-            try:
-                self._upload = self._store.begin(self._key)
-            except BlobExists:
-                raise Taken from None
         self._hasher.update(data)
         block = Block(len(data), digest_of(data))
-        self._upload.stage(self._sent_bytes, block.digest, data)
+        try:
+            if self._upload is None:
+                self._upload = self._store.begin(self._key)
+            self._upload.stage(self._sent_bytes, block.digest, data)
+        except BlobExists:
+            raise Taken from None
         self._blocks.append(block)
         self._sent_bytes += len(data)
         self._out = bytearray()
@@ -199,7 +200,8 @@ def index_extent(info: BlobInfo) -> Extent | None:
         extent = msgspec.json.decode(info.meta.get(META_NAME, ""), type=Extent)
     except msgspec.MsgspecError:
         return None
-    return extent if extent.blob == info.key else None
+    is_small = max(extent.stored_length, extent.plain_length) <= MOST_INDEX_BYTES
+    return extent if extent.blob == info.key and is_small and is_extent(extent) else None
 
 
 def read_index(store: Store, extent: Extent) -> list[tuple[bytes, Entry]]:

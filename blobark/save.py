@@ -22,13 +22,13 @@ from msgspec.structs import replace
 from blobark import audit
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
+from blobark.claims import Claims, is_claim
 from blobark.clock import now_ns
 from blobark.contents import Contents
 from blobark.context import Context, full_path
 from blobark.crew import bundle_of
 from blobark.difference import Difference
-from blobark.extents import ends, of_entry
-from blobark.guids import TAG_LENGTH, GuidSource
+from blobark.guids import GuidSource
 from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
 from blobark.packing import Packing
 from blobark.packs import room_for
@@ -93,18 +93,16 @@ class Saver:
         dedupe, level = config.dedupe and not by_map, 0 if by_map else config.compression
         self._task = SendTask(server, self._root_names, audit.is_wanted(context, store), level, dedupe)
         self._contents: Contents | None = None
-        self._missing: frozenset[int] | None = None
-        """The claims that are not in the store, once that has been looked up; None before."""
         self._equal_under_way = 0
         self._audit = audit.Audit(context, catalog, server)
         self._guids = GuidSource()
         self._packing = Packing(context, catalog, self._guids, 0 if by_map else config.pack_below_bytes)
         self._again: list[Job] = []
-        self._listings = 0
         self._adopted = False
         """Whether anything was found in packs of a run that was killed."""
         self._lost_groups: set[tuple[int, bytes]] = set()
         self._difference = Difference(context, catalog, store, server, self._root_names)
+        self._claims = Claims(catalog, store, server, self._difference)
         self.parent, self.known = self._difference.parent, self._difference.known
         self.result = SaveResult(server=server)
 
@@ -113,7 +111,6 @@ class Saver:
 
         Claimed content is looked for by `unfound`, after this has been exhausted.
         """
-        claims: list[tuple[str, int, int, bool]] = []
         for sequence, entry, theirs in self._difference.entries():
             if entry.rule and entry.kind == "file":
                 self.result.skipped += 1
@@ -122,34 +119,17 @@ class Saver:
                 job = Job(sequence, entry, theirs)
                 if not self._is_adopted(job):
                     yield job
-            elif _is_claim(entry, theirs) and self._missing is None:
-                claims += self._claims(sequence, entry)
-                if len(claims) >= 1000:
-                    self._catalog.journal.claim(claims)
-                    claims.clear()
-        self._catalog.journal.claim(claims)
-
-    def _claims(self, sequence: int, entry: Entry) -> list[tuple[str, int, int, bool]]:
-        whole = entry.extents is None
-        return [(blob, sequence, end, whole) for blob, end in ends(of_entry(self._server, entry)).items()]
+            elif self._claims.missing is None and is_claim(entry, theirs):
+                self._claims.add(sequence, entry)
 
     def unfound(self) -> Iterator[Job]:
         """Yield what was claimed and is not in the store: to be sent again."""
-        if self._missing is None:
-            self._missing = self._look_for_claims()
-        if self._missing:
-            for sequence, entry, theirs in self._difference.entries():
-                if sequence in self._missing:
-                    yield Job(sequence, entry.without_content(), theirs)
-
-    def _look_for_claims(self) -> frozenset[int]:
-        prefixes = audit.prefixes(
-            self._server, self._catalog.journal.claimed_prefixes(len(self._server) + 1 + TAG_LENGTH)
-        )
-        for page in audit.pages(self._store, prefixes) if self._store else ():
-            self._listings += 1
-            self._catalog.journal.found((info.key, info.size_bytes) for info in page)
-        return self._catalog.journal.unfound()
+        missing = self._claims.look()
+        for sequence, entry, theirs in self._difference.entries() if missing else ():
+            if sequence in missing:
+                entry = entry.without_content()
+                self._catalog.overlay(sequence, entry)
+                yield Job(sequence, entry, theirs)
 
     def store(self) -> None:
         """Store everything that is to be stored; each entry's outcome is durable in the catalog."""
@@ -163,25 +143,15 @@ class Saver:
             self._round(self._packing.cut(self.plan()))
             self._round(self._packing.cut(self.unfound()))
             self._settle()
-            while self._equal_under_way:
-                self._equal_under_way = 0
-                self._round(self._packing.cut(self._pending()))
-                self._settle()
             self._finish()
 
     def _known_contents(self) -> Contents:
         """Return the table of what the newest snapshot names, with what a killed run has sent and this one has seen."""
         contents = Contents(self._context.config.state_dir, self._server)
         contents.begin(*self._difference.parent_segments())
-        claims = 0
-        for sequence, entry, theirs in self._difference.entries():
-            if _is_claim(entry, theirs):
-                self._catalog.journal.claim(self._claims(sequence, entry))
-                claims += 1
-        self._missing = self._look_for_claims() if claims else frozenset()
-        for sequence, entry, theirs in self._difference.entries() if claims else ():
-            if _is_claim(entry, theirs) and sequence not in self._missing:
-                contents.sent([entry])
+        for found, lost in self._claims.sorted():
+            contents.sent(found)
+            contents.forget(lost)
         return contents
 
     def _pending(self) -> Iterator[Job]:
@@ -211,15 +181,19 @@ class Saver:
         entry = self._catalog.journal.adopted(job.entry.guid) if self._adopted else None
         if entry is None or entry.digest == "" or entry.size != job.entry.size:
             return False
-        theirs = job.entry
-        self._take(
-            Outcome(
-                job.sequence, replace(entry, path=theirs.path, path_b64=theirs.path_b64, root=theirs.root), Status.KEPT
-            )
-        )
+        where = {"path": job.entry.path, "path_b64": job.entry.path_b64, "root": job.entry.root}
+        self._take(Outcome(job.sequence, replace(entry, **where), Status.KEPT))
         return True
 
     def _settle(self) -> None:
+        """Store what could not be stored in its round."""
+        self._settle_changed()
+        while self._equal_under_way:
+            self._equal_under_way = 0
+            self._round(self._packing.cut(self._pending()))
+            self._settle_changed()
+
+    def _settle_changed(self) -> None:
         """Store what changed meanwhile, or whose GUID was taken."""
         for _ in range(LAST_ROUND - 1):
             jobs = [*self._renewed(self._again), *self._heirs()]
@@ -273,7 +247,7 @@ class Saver:
                 blocks += -(-size // average_bytes(bits_for(size))) + 1
             else:
                 blobs += 1
-        segments = len(self._difference.segments())
+        segments, listings = len(self._difference.segments()), self._claims.listings
         result.packs = len(packs)
         for length in packs.values():
             if length > BLOCK_SIZE_BYTES:
@@ -282,9 +256,9 @@ class Saver:
                 blobs += 1
         result.requests = {"put blob": blobs, "put block and commit": blocks, "put segment": segments, "put header": 1}
         if self._task.md5:
-            self._listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
+            listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
             result.requests["read segment and header back"] = segments + 1
-        result.requests["list blobs"] = self._listings
+        result.requests["list blobs"] = listings
 
     def path_of(self, entry: Entry) -> bytes:
         """Return an entry's absolute real path."""
@@ -379,9 +353,3 @@ class Saver:
         self._catalog.set(map_outdated="1")
         self._catalog.commit()
         return renewed
-
-
-def _is_claim(entry: Entry, theirs: Entry | None) -> bool:
-    """Whether only the catalog says that an entry's content is in the store."""
-    of_a_rule = entry.rule and entry.kind == "file"
-    return bool(entry.guid and not of_a_rule and not entry.is_pending and (theirs is None or theirs.guid != entry.guid))

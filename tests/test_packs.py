@@ -389,6 +389,20 @@ def test_equal_content_after_a_kill_is_sent_once(tmp_path: Path) -> None:
     assert 0 <= unnamed <= 100
 
 
+def test_equal_content_that_is_gone_from_the_store_is_sent_again(in_folder: Workspace, source: Path) -> None:
+    in_folder.configure(dedupe=True, pack_below=0)
+    for name in ("x/one", "x/two", "x/three"):
+        write(source / name, b"equal content " * 50)
+    in_folder.backup()
+    [lost] = [key for path, key in in_folder.guids().items() if path.startswith("x/")]
+    (in_folder.store / lost[-2:] / lost).unlink()
+    (source / "x").rename(source / "y")
+    saved = in_folder.backup().result
+    assert (saved["sent"], saved["equal"]) == (1, 2)
+    in_folder.run("restore")
+    check_restored(in_folder)
+
+
 def test_a_damaged_table_of_contents_is_made_anew(in_folder: Workspace, source: Path) -> None:
     in_folder.configure(dedupe=True)
     in_folder.backup()
@@ -422,7 +436,7 @@ def test_packs_and_compressed_blobs_are_rescued(
     workspace.configure(compression=compression)
     workspace.backup()
     for blob in direct.list_blobs("blobark/"):
-        direct.delete_blob(blob)
+        direct.delete_blob(blob.name)
     done = workspace.run("rebuild", expect=3).result
     assert (done["files"], done["lost"], done["older"]) == (SMALL + 1, 0, 0)
     workspace.run("restore", expect=3)
