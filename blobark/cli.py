@@ -27,6 +27,7 @@ from blobark.crew import Crew
 from blobark.doctor import DoctorResult
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
+from blobark.listings import Listing
 from blobark.model import printable
 from blobark.progress import Display
 from blobark.rules import Rules
@@ -99,6 +100,8 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     try:
         context = _context(config, shown, stop, stores)
         result = arguments.COMMANDS[options.command].run(context, options)
+        if isinstance(result, Listing):
+            return _show_listing(options, result, shown)
     finally:
         shown.end()
         for store in stores:
@@ -128,6 +131,33 @@ def _show(options: argparse.Namespace, result: Any, config: Config, shown: Displ
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(error.strerror) from None
     return code
+
+
+def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display) -> int:
+    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then."""
+    write = sys.stdout.write
+    try:
+        if options.json:
+            between = f'{{"command": {json.dumps(options.command)}, "items": ['
+            for row in listing.rows:
+                write(f"{between}\n{msgspec.json.encode(row).decode()}")
+                between = ","
+            head = "" if between == "," else between
+            end = {"failed": listing.failed, "warnings": shown.warnings}
+            code = EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
+            write(f"{head}], {json.dumps({**end, 'exit_code': code})[1:]}\n")
+        else:
+            if listing.heading and not options.quiet:
+                write(f"{listing.heading}\n")
+            for row in listing.rows:
+                write(f"{printable(row.line())}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(error.strerror) from None
+    return EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
 
 
 def _print_result(

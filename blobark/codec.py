@@ -36,18 +36,18 @@ _LEVEL_TO_PASS = -100
 """For what does not get smaller, and has to be a frame all the same: takes next to no time."""
 
 
-def encode(data: bytes, level: int) -> bytes:
+def encode(data: bytes | memoryview, level: int) -> bytes:
     """Return one frame."""
     parameters = zstd.CompressionParameter
     return zstd.compress(data, options={parameters.compression_level: level, parameters.checksum_flag: 1})
 
 
-def encode_where_it_pays(data: bytes, level: int) -> bytes:
+def encode_where_it_pays(data: bytes | memoryview, level: int) -> bytes:
     """Return one frame, made without effort where that would be in vain."""
     return encode(data, level if pays([data]) else _LEVEL_TO_PASS)
 
 
-def pays(samples: Iterable[bytes]) -> bool:
+def pays(samples: Iterable[bytes | memoryview]) -> bool:
     """Whether these beginnings of 64 KiB get at least a twentieth smaller, all in all."""
     plain = stored = 0
     for sample in samples:

@@ -73,6 +73,7 @@ class SaveResult:
     changed_while_read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     segments_sent: int = 0
+    """Parts of the manifest that the store did not have; 0 where nothing has changed."""
     workers: int = 0
     """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -205,6 +206,13 @@ class Saver:
         self._again = []
 
     def _check_sent(self, store: Store) -> None:
+        """Audit what was sent, and then what the heirs of the hard-link groups that failed have sent."""
+        self._audit_rounds(store)
+        while self._lost_groups:
+            self._settle()
+            self._audit_rounds(store)
+
+    def _audit_rounds(self, store: Store) -> None:
         """Audit what was sent. What is not in the store as it was read is sent again; in the end it fails."""
         for number in range(1, audit.AUDITS + 1):
             self.result.audited += self._audit.compare(store)
@@ -215,6 +223,7 @@ class Saver:
             if number == audit.AUDITS:
                 for job in wrong:
                     self._take(failed(job, f"was sent {audit.AUDITS} times and arrived changed, or not at all"))
+                self._audit.forget()
                 return
             if self._contents is not None:
                 self._contents.forget_run()

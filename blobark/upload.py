@@ -24,6 +24,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from blobark import blocklist, blocks, source
+from blobark.blocks import READ_BYTES
 from blobark.codec import SAMPLE_BYTES, ZSTD, encode_where_it_pays, pays
 from blobark.config_keys import Delta
 from blobark.content import DifferentContent, Stored, blob_meta, check_same, put_small, read_small
@@ -57,7 +58,7 @@ class _Piece(NamedTuple):
 
     offset: int
     digest: str
-    data: bytes
+    data: memoryview
     source: Extent | None
 
 
@@ -85,6 +86,7 @@ class Uploader:
         self._engine = engine
         self._delta = delta
         self._level = level
+        self._buffers = blocks.Buffers()
 
     def put_file(
         self,
@@ -197,15 +199,19 @@ class Uploader:
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
-            for data in blocks.cut(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES), entry.block_bits):
+            for data in blocks.cut(source.read_blocks(descriptor, entry, READ_BYTES), entry.block_bits, self._buffers):
                 hasher.update(data)
                 size, digest = len(data), blocks.digest_of(data)
                 there = old.get(digest)
                 if cite and there is not None:
                     reading.extents.append(there)
                     reading.blocks.append(Block(size, digest, there.stored_length if there.codec else 0))
+                    self._buffers.give(data)
                     continue
-                stored = encode_where_it_pays(data, level) if level else data
+                stored = data
+                if level:
+                    stored = memoryview(encode_where_it_pays(data, level))
+                    self._buffers.give(data)
                 reading.extents.append(Extent(key, offset, len(stored), size, ZSTD if level else ""))
                 reading.blocks.append(Block(size, digest, len(stored) if level else 0))
                 reading.new.append(Block(len(stored), blocks.digest_of(stored) if level else digest))
@@ -215,18 +221,20 @@ class Uploader:
         def send(batch: list[_Piece]) -> list[int]:
             return [self._send(upload, piece) for piece in batch]
 
-        inner = self._engine.within(memory_cost(entry) - 2 * BLOCK_SIZE_BYTES)
-        for _, sent_bytes in inner.run(pieces(), send, cost=lambda piece: len(piece.data)):
+        buffer_bytes = blocks.most_bytes(entry.block_bits)
+        inner = self._engine.within(memory_cost(entry) - buffer_bytes)  # one is being filled
+        for _, sent_bytes in inner.run(pieces(), send, cost=lambda _: buffer_bytes):
             reading.sent_bytes += sent_bytes
         return reading, replace(entry, digest=hasher.hexdigest())
 
     def _send(self, upload: Upload, piece: _Piece) -> int:
         """Get a block into the store; return how many bytes had to be sent."""
-        there = piece.source
-        may_copy = there is not None and self._delta == "whole" and there.stored_length == len(piece.data)
-        if there and may_copy and upload.copy(piece.digest, piece.data, there.blob, there.stored_offset):
-            return 0
-        return len(piece.data) if upload.stage(piece.offset, piece.digest, piece.data) else 0
+        there, size, sent = piece.source, len(piece.data), False
+        may_copy = there is not None and self._delta == "whole" and there.stored_length == size
+        if not (there and may_copy and upload.copy(piece.digest, piece.data, there.blob, there.stored_offset)):
+            sent = upload.stage(piece.offset, piece.digest, piece.data)
+        self._buffers.give(piece.data)
+        return size if sent else 0
 
     def _old(self, previous: Entry | None) -> dict[str, Extent]:
         """Return where the version before has its blocks, by their digests."""

@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from azure.storage.blob import ContainerClient
 
-from blobark.blocks import cut
 from tests import fault_proxy as faults
-from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.manifests import content_keys, items
-from tests.runs import Workspace
-from tests.test_large import BLOCK, blocks_in, interrupt_save, staged, start, wait_until
+from tests.runs import Workspace, wait_until
+from tests.test_large import BLOCK, blocks_in, blocks_of, interrupt_save, staged
 from tools.compare import differences
 
 if sys.version_info >= (3, 14):
@@ -41,18 +38,6 @@ def content() -> bytes:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def direct(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def in_folder(tmp_path: Path, content: bytes) -> Workspace:
     source = tmp_path / "source"
     source.mkdir()
@@ -71,41 +56,41 @@ def check_restored(workspace: Workspace) -> None:
     assert differences(str(workspace.source), str(workspace.restored)) == []
 
 
-def the_blob(direct: ContainerClient) -> bytes:
-    [name] = [blob.name for blob in direct.list_blobs("web1_")]
-    return direct.download_blob(name).readall()
+def the_blob(container: ContainerClient) -> bytes:
+    [name] = [blob.name for blob in container.list_blobs("web1_")]
+    return container.download_blob(name).readall()
 
 
 @pytest.mark.parametrize("compression", ["zstd", "zstd:9", "none"])
 def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
-    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes, compression: str
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes, compression: str
 ) -> None:
-    key = interrupt_save(workspace, proxy, direct, 3)
-    there = len(staged(direct, key))
+    key = interrupt_save(workspace, proxy, container, 3)
+    there = len(staged(container, key))
     workspace.configure(compression=compression)  # another level gives other bytes: nothing that is there is theirs
     proxy.reset_counts()
     saved = workspace.run("save").result
     assert (saved["complete"], saved["sent"]) == (True, 1)
-    total = len(list(cut([content], 2)))
+    total = len(blocks_of([content], 2))
     assert len(proxy.logged("PUT", BLOCK)) == total - (there if compression == "zstd" else 0)
-    blob = the_blob(direct)
+    blob = the_blob(container)
     assert (zstd.decompress(blob) if compression != "none" else blob) == content
     workspace.run("restore")
     check_restored(workspace)
 
 
 def test_only_new_blocks_of_a_changed_file_are_sent(
-    workspace: Workspace, azure_container: tuple[str, str], direct: ContainerClient, content: bytes
+    workspace: Workspace, azure_container: tuple[str, str], container: ContainerClient, content: bytes
 ) -> None:
     workspace.configure(connection_string=azure_container[0])  # the service copies only from its own address
     workspace.backup()
-    first = {blob.name for blob in direct.list_blobs("web1_")}
+    first = {blob.name for blob in container.list_blobs("web1_")}
     changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
     (workspace.source / "large").write_bytes(changed)
     saved = workspace.backup().result
     assert 0 < saved["sent_bytes"] <= 18 * MIB
-    [second] = {blob.name for blob in direct.list_blobs("web1_")} - first
-    assert zstd.decompress(direct.download_blob(second).readall()) == changed
+    [second] = {blob.name for blob in container.list_blobs("web1_")} - first
+    assert zstd.decompress(container.download_blob(second).readall()) == changed
     workspace.run("restore")
     check_restored(workspace)
 
@@ -144,10 +129,10 @@ def test_a_restore_over_another_version_fetches_what_it_lacks(
 
 def test_an_interrupted_restore_goes_on_with_its_part(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
     workspace.backup()
-    count = len(list(cut([content], 2)))
+    count = len(blocks_of([content], 2))
     proxy.reset_counts()
     proxy.add(faults.hang(method="GET", where="/web1_", skip=4, times=2))
-    with start(workspace, "restore") as process:
+    with workspace.started("restore") as process:
         wait_until(lambda: len(proxy.logged("GET", "/web1_")) >= 6, process)
         wait_until(lambda: blocks_in(workspace.restored, content) >= 3, process)
         process.kill()

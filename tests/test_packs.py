@@ -9,20 +9,18 @@ import shutil
 import sys
 import tarfile
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
-from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.manifests import content_keys, read_manifest
 from tests.runs import Workspace
 from tests.test_crash import killed_when
+from tests.trees import write
 from tools.compare import differences
 
 if sys.version_info >= (3, 14):
@@ -34,11 +32,6 @@ MIB = 1024 * 1024
 CONTENT = "/web1_"
 INDEX = ".blobark-pack.jsonl.zst"
 SMALL = 300
-
-
-def write(file: Path, data: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
 
 
 @pytest.fixture
@@ -57,23 +50,10 @@ def in_folder(tmp_path: Path, source: Path) -> Workspace:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def direct(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
     """The tree, and a store behind the proxy."""
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name, "server": "web1"}
-    return Workspace(tmp_path / "work", source, pack_below="64KiB", **settings)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, pack_below="64KiB")
 
 
 def check_restored(workspace: Workspace) -> None:
@@ -91,10 +71,6 @@ def members(data: bytes) -> list[str]:
 
 def blobs(workspace: Workspace) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in workspace.store.glob("[0-9a-f][0-9a-f]/*")}
-
-
-def failed(result: dict[str, Any], workspace: Workspace) -> set[str]:
-    return {path.removeprefix(f"{workspace.source}/") for path, _ in result["failed"]}
 
 
 # How much is asked of the store
@@ -147,10 +123,10 @@ def test_a_renamed_folder_is_not_sent_again(workspace: Workspace) -> None:
     check_restored(workspace)
 
 
-def test_a_pack_that_is_gone_before_a_rename_is_sent_again(workspace: Workspace, direct: ContainerClient) -> None:
+def test_a_pack_that_is_gone_before_a_rename_is_sent_again(workspace: Workspace, container: ContainerClient) -> None:
     workspace.backup()
-    [key] = [blob.name for blob in direct.list_blobs("web1_")]
-    direct.delete_blob(key)
+    [key] = [blob.name for blob in container.list_blobs("web1_")]
+    container.delete_blob(key)
     (workspace.source / "3").rename(workspace.source / "renamed")
     saved = workspace.backup().result
     assert saved["sent"] == len(list((workspace.source / "renamed").iterdir()))
@@ -168,12 +144,12 @@ def test_a_pack_that_arrives_changed_is_sent_again(workspace: Workspace, proxy: 
     check_restored(workspace)
 
 
-def test_a_lost_answer_does_no_harm(workspace: Workspace, proxy: FaultProxy, direct: ContainerClient) -> None:
+def test_a_lost_answer_does_no_harm(workspace: Workspace, proxy: FaultProxy, container: ContainerClient) -> None:
     workspace.run("index")
     proxy.add(faults.lose_answer(method="PUT", where=CONTENT))
     saved = workspace.run("save").result
     assert (saved["complete"], saved["packs"]) == (True, 1)
-    assert len([blob.name for blob in direct.list_blobs("web1_")]) == 1
+    assert len([blob.name for blob in container.list_blobs("web1_")]) == 1
     workspace.run("restore")
     check_restored(workspace)
 
@@ -184,8 +160,9 @@ def test_what_moves_while_it_is_packed(in_folder: Workspace, source: Path) -> No
     (source / "1" / "file-001").unlink()
     (source / "2" / "file-002").unlink()
     (source / "2" / "file-002").mkdir()
-    saved = in_folder.run("save", expect=3).result
-    assert failed(saved, in_folder) == {"1/file-001", "2/file-002"}
+    run = in_folder.run("save", expect=3)
+    saved = run.result
+    assert run.failed(in_folder).keys() == {"1/file-001", "2/file-002"}
     assert (saved["packed"], saved["blobs"]) == (SMALL - 3, 2)
     in_folder.run("restore", expect=3)
     assert (in_folder.restored / "0" / "file-000").read_bytes() == b"another version"
@@ -323,10 +300,10 @@ def test_a_missing_pack_is_named_with_each_of_its_files(in_folder: Workspace, so
     assert (in_folder.restored / "large").read_bytes() == (source / "large").read_bytes()
 
 
-def test_a_pack_below_the_archive_tier_is_asked_for_once(workspace: Workspace, direct: ContainerClient) -> None:
+def test_a_pack_below_the_archive_tier_is_asked_for_once(workspace: Workspace, container: ContainerClient) -> None:
     workspace.backup()
-    [key] = [blob.name for blob in direct.list_blobs("web1_")]
-    direct.get_blob_client(key).set_standard_blob_tier("Archive")
+    [key] = [blob.name for blob in container.list_blobs("web1_")]
+    container.get_blob_client(key).set_standard_blob_tier("Archive")
     plan = workspace.run("restore", "--dry-run").result
     assert (plan["archived"], plan["requests"]["rehydrate"]) == (SMALL, 1)
 
@@ -429,14 +406,14 @@ def test_equal_content_that_arrives_changed_is_sent_again(workspace: Workspace, 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
 def test_packs_and_compressed_blobs_are_rescued(
-    workspace: Workspace, direct: ContainerClient, compression: str
+    workspace: Workspace, container: ContainerClient, compression: str
 ) -> None:
     write(workspace.source / "text", b"some text, many times\n" * 20_000)
     os.setxattr(workspace.source / "0" / "file-000", "user.note", b"x")
     workspace.configure(compression=compression)
     workspace.backup()
-    for blob in direct.list_blobs("blobark/"):
-        direct.delete_blob(blob.name)
+    for blob in container.list_blobs("blobark/"):
+        container.delete_blob(blob.name)
     done = workspace.run("rebuild", expect=3).result
     assert (done["files"], done["lost"], done["older"]) == (SMALL + 1, 0, 0)
     workspace.run("restore", expect=3)

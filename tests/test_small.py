@@ -19,7 +19,7 @@ from azure.storage.blob import ContainerClient
 
 from tests.manifests import read_header, read_manifest
 from tests.runs import Workspace
-from tests.trees import make_tree
+from tests.trees import make_tree, write
 from tools.compare import differences, facts_of
 
 if sys.version_info >= (3, 14):
@@ -47,11 +47,6 @@ def text_of(size: int, seed: int) -> bytes:
     dice = Random(seed)
     words = [f"{dice.randrange(10**9)} words of line {number}\n" for number in range(size // 24)]
     return "".join(words).encode()[:size]
-
-
-def write(file: Path, data: bytes) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(data)
 
 
 def fill(top: Path) -> None:
