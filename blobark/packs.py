@@ -11,7 +11,6 @@ longer than a block; otherwise it goes in blocks, and is not there before the la
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import tarfile
@@ -188,7 +187,7 @@ def _header(path: bytes, entry: Entry, size_bytes: int) -> bytes:
 
 
 class PackContent(NamedTuple):
-    """A pack that is in the store: what to audit it with, and the entries whose content in it is right."""
+    """A pack that has just been read: its length, to audit it with, and the entries whose content in it is right."""
 
     blob: Sent
     entries: list[Entry]
@@ -234,7 +233,6 @@ def read_pack(store: Store, key: str, size_bytes: int) -> PackContent | None:
                 data = file.read() if file is not None else b""
                 digests.append(blake3(data).hexdigest())
                 index = data
-        stream.finish()
         entries = _entries_of(index)
     except (tarfile.TarError, ItemError):
         return None
@@ -242,15 +240,14 @@ def read_pack(store: Store, key: str, size_bytes: int) -> PackContent | None:
         return None
     right = [entry for (_, entry), digest in zip(entries, digests, strict=False) if entry.digest == digest]
     plain_bytes = sum(entry.size for entry in right)
-    return PackContent(Sent(key.rpartition("_")[2], size_bytes, stream.md5.digest(), plain_bytes), right)
+    return PackContent(Sent(key.rpartition("_")[2], size_bytes, b"", plain_bytes), right)
 
 
 class _Stream(io.RawIOBase):
     """A pack's tar as a file that can be read once, whether it is compressed or not."""
 
     def __init__(self, store: Store, key: str, size_bytes: int) -> None:
-        self.md5 = hashlib.md5(usedforsecurity=False)
-        self._stored = self._read(store, Extent(key, 0, size_bytes, size_bytes))
+        self._stored = read_extent(store, Extent(key, 0, size_bytes, size_bytes))
         self._pieces = self._plain()
         self._piece = memoryview(b"")
 
@@ -264,16 +261,6 @@ class _Stream(io.RawIOBase):
         buffer[:size] = self._piece[:size]
         self._piece = self._piece[size:]
         return size
-
-    def finish(self) -> None:
-        """Read what is left, for the MD5."""
-        for _ in self._stored:
-            pass
-
-    def _read(self, store: Store, extent: Extent) -> Iterator[bytes]:
-        for piece in read_extent(store, extent):
-            self.md5.update(piece)
-            yield piece
 
     def _plain(self) -> Iterator[bytes]:
         first = next(self._stored, b"")

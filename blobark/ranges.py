@@ -4,7 +4,8 @@
     runs           the requests that some extents take
     read_together  makes them; a frame that several files are in is decoded once
 
-What is damaged costs only the files that it belongs to: a range that cannot be had whole is tried file by file.
+What is damaged costs only the files that it belongs to, and few requests more: of a blob that has lost its end the
+rest is read, and a frame that is none is read once more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from blobark.codec import decoded
-from blobark.content import missing, read_extent
+from blobark.content import missing
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import of_entry
 from blobark.model import Entry, Extent
@@ -24,6 +25,7 @@ GAP_BYTES = 64 * 1024
 MOST_BYTES = 4 * 1024 * 1024
 """The longest range that is read at once, and the most content that comes of it."""
 MOST_FILES = 2000
+_DAMAGED = ContentError("its content in the store is damaged")
 
 
 @dataclass(slots=True)
@@ -90,20 +92,45 @@ def read_together(store: Store, extents: Sequence[Extent]) -> list[bytes | Conte
     """Return what each extent names, or why it cannot be had."""
     found: dict[int, bytes | ContentError] = {}
     for run in runs(extents):
-        try:
-            data = memoryview(store.read(run.blob, run.offset, run.end - run.offset))
-        except BlobNotFound:
-            found |= dict.fromkeys(run.members, missing(run.blob))
-            continue
-        except ContentError as error:
-            alone = len(run.members) == 1
-            found |= {place: error if alone else _alone(store, extents[place]) for place in run.members}
-            continue
-        for (start, size), places in _by_frame(extents, run.members).items():
-            stored = data[start - run.offset : start - run.offset + size]
-            for place, content in zip(places, _parts(stored, [extents[place] for place in places]), strict=True):
-                found[place] = content if content is not None else _alone(store, extents[place])
+        found |= _read_run(store, extents, run)
     return [found[place] for place in range(len(extents))]
+
+
+def _read_run(store: Store, extents: Sequence[Extent], run: Run) -> dict[int, bytes | ContentError]:
+    try:
+        data = memoryview(store.read(run.blob, run.offset, run.end - run.offset))
+    except BlobNotFound:
+        return dict.fromkeys(run.members, missing(run.blob))
+    except ContentError as error:
+        return dict.fromkeys(run.members, error) | _read_what_is_left(store, extents, run)
+    found: dict[int, bytes | ContentError] = {}
+    for (start, size), places in _by_frame(extents, run.members).items():
+        wanted = [extents[place] for place in places]
+        parts = _parts(data[start - run.offset : start - run.offset + size], wanted)
+        if None in parts:  # perhaps only on its way
+            parts = _parts(_read_again(store, wanted[0]), wanted)
+        found |= {place: _DAMAGED if part is None else part for place, part in zip(places, parts, strict=True)}
+    return found
+
+
+def _read_what_is_left(store: Store, extents: Sequence[Extent], run: Run) -> dict[int, bytes | ContentError]:
+    """Return what lies before the end of a blob that is shorter than it should be; nothing where that is not why."""
+    try:
+        size = store.stat(run.blob).size_bytes
+    except BlobNotFound:
+        return {}
+    ends = {place: extents[place].stored_offset + extents[place].stored_length for place in run.members}
+    left = [place for place, end in ends.items() if end <= size]
+    if not left or len(left) == len(run.members):
+        return {}
+    return _read_run(store, extents, Run(run.blob, run.offset, max(ends[place] for place in left), left))
+
+
+def _read_again(store: Store, extent: Extent) -> memoryview:
+    try:
+        return memoryview(store.read(extent.blob, extent.stored_offset, extent.stored_length))
+    except (BlobNotFound, ContentError):
+        return memoryview(b"")
 
 
 def _by_frame(extents: Sequence[Extent], places: Iterable[int]) -> dict[tuple[int, int], list[int]]:
@@ -126,13 +153,6 @@ def _parts(stored: memoryview, extents: Sequence[Extent]) -> list[bytes | None]:
         part = plain[extent.skip : extent.skip + extent.plain_length] if extent.codec else bytes(stored)
         parts.append(part if len(part) == extent.plain_length else None)
     return parts
-
-
-def _alone(store: Store, extent: Extent) -> bytes | ContentError:
-    try:
-        return b"".join(read_extent(store, extent))
-    except ContentError as error:
-        return error
 
 
 class Requests:

@@ -18,7 +18,7 @@ from azure.storage.blob import ContainerClient
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
 from tests.manifests import content_keys, read_manifest
-from tests.runs import Workspace
+from tests.runs import Workspace, wait_until
 from tests.test_crash import killed_when
 from tests.trees import write
 from tools.compare import differences
@@ -229,6 +229,27 @@ def test_a_cut_pack_of_a_killed_run_is_not_adopted(tmp_path: Path) -> None:
     for file in workspace.store.glob("[0-9a-f][0-9a-f]/*"):  # as a loss of power may leave it
         os.truncate(file, file.stat().st_size // 2)
     assert workspace.run("save").result["complete"]
+    workspace.run("restore")
+    check_restored(workspace)
+
+
+def test_a_pack_of_a_killed_save_is_adopted(
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient
+) -> None:
+    for number in range(4000):
+        write(workspace.source / "tiny" / f"file-{number:04}", b"tiny %d" % number)
+    workspace.configure(max_workers=1)
+    workspace.run("index")
+    proxy.add(faults.hang(method="PUT", where=CONTENT, skip=1))
+    with workspace.started("save") as process:
+        wait_until(lambda: len(proxy.logged("PUT", CONTENT)) > 1, process)
+        process.kill()
+    saved = workspace.run("save").result
+    assert (saved["complete"], saved["packs"]) == (True, 1)
+    found = [container.download_blob(blob.name).readall() for blob in container.list_blobs("web1_")]
+    assert len(found) == 2
+    packed = Counter(name for data in found for name in members(data))
+    assert (len(packed), set(packed.values())) == (4000 + SMALL, {1})
     workspace.run("restore")
     check_restored(workspace)
 
