@@ -159,6 +159,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
                     workers=workers,
                     limits=Limits(config.max_bandwidth, config.max_requests_per_s, config.timeout_s),
                     stop=stop,
+                    stages=engine.stages,
                 )
             )
         return stores[0]
@@ -172,7 +173,8 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
 
     def counters() -> dict[str, float]:
         run = {"files": shown.items, "bytes": shown.bytes, "failed": shown.failed}
-        own, crews = {**store_counters(), "workers": 0 if crew else engine.pace.workers}, crew.counters()
+        threads = {"workers": 0 if crew else engine.pace.workers, "queued_batches": engine.queue.qsize()}
+        own, crews = {**store_counters(), **threads}, crew.counters()
         sums = {name: own.get(name, 0) + crews.get(name, 0) for name in own.keys() | crews.keys()}
         return {**run, "in_flight": engine.in_flight + crew.in_flight, **sums}
 
