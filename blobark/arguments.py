@@ -35,7 +35,9 @@ class Command(NamedTuple):
     about: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Context, argparse.Namespace], Any]
+    run: Callable[[Context, argparse.Namespace], Any] | None
+    by_itself: Callable[[argparse.Namespace], Any] | None = None
+    """In place of `run` for a command that needs no configuration and no store."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -91,13 +93,14 @@ def _one(name: str, prog: str) -> argparse.ArgumentParser:
         epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="show what would be done, in bytes and requests; do nothing"
-    )
+    if command.by_itself is None:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
+        text = "show what would be done, in bytes and requests; do nothing"
+        parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the result, and nothing else")
     loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
+    if command.by_itself is None:
+        loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
     loudness.add_argument("-q", "--quiet", action="store_true", help="print failures and nothing else")
     parser.add_argument("--version", action="version", version=f"blobark {__version__}")
     command.add_options(parser)
@@ -174,6 +177,19 @@ def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", type=Path, nargs="+", metavar="RUN", help="a run log; several are laid side by side")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (default: RUN as .html)")
+    text = "also write the plain series: time, CPU, memory, disk, network"
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=text)
+
+
+def _report(options: argparse.Namespace) -> Any:
+    from metrics.report import report
+
+    return report(options.logs, html=options.html, csv_file=options.csv)
+
+
 def _number(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a snapshot")
@@ -216,5 +232,13 @@ COMMANDS = {
         "--dry-run\n\n--server web1 --json",
         _rebuild_options,
         _run_rebuild,
+    ),
+    "report": Command(
+        "blobark report",
+        "show what a run log says, and what held the run up: in the terminal and as a page",
+        "restore-metrics.json\nbefore.json after.json --html compared.html\nrun.json --csv run.csv --json",
+        _report_options,
+        None,
+        _report,
     ),
 }

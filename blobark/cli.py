@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
         return _report_error(argparse.Namespace(command=command or "", json="--json" in argv), error)
     options.default_dir = CHECKOUT if command else None
     gc.freeze()  # what is loaded stays: the collector need not look at it again
-    shown = Display(quiet=options.quiet, verbose=options.verbose)
+    shown = Display(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         return _run(options, shown)
     except BlobarkError as error:
@@ -83,6 +83,9 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, shown: Display) -> int:
+    command = arguments.COMMANDS[options.command]
+    if command.by_itself is not None:
+        return _show(options, command.by_itself(options), None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
         options.config, environ=os.environ, overrides=arguments.overrides(options), default_dir=options.default_dir
@@ -98,7 +101,7 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         context = _context(config, shown, stop, stores)
-        result = arguments.COMMANDS[options.command].run(context, options)
+        result = command.run(context, options) if command.run else None
     finally:
         shown.end()
         for store in stores:
@@ -112,7 +115,7 @@ class OutputError(Exception):
     """Standard output does not take the result."""
 
 
-def _show(options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float) -> int:
+def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
     if isinstance(result, DoctorResult):
         code = result.exit_code
@@ -131,12 +134,17 @@ def _show(options: argparse.Namespace, result: Any, config: Config, shown: Displ
 
 
 def _print_result(
-    options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float, code: int
+    options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float, code: int
 ) -> None:
     if options.json:
         document = {"command": options.command, "seconds": round(seconds, 3), **msgspec.to_builtins(result)}
+        document.pop("rows", None)
         print(json.dumps({**document, "warnings": shown.warnings, "exit_code": code}))
-    elif not options.quiet:
+    elif options.quiet:
+        return
+    elif config is None:
+        summary.show_rows(result.rows)
+    else:
         summary.show(options.command, result, config, seconds, dry_run=options.dry_run)
 
 

@@ -132,8 +132,9 @@ class Sampler:
         except Exception:  # noqa: BLE001 - the caller's code, on this thread: a gap, as with any other reading
             counters = None
         clock = {"t_s": self._elapsed_s(), "time": _utc_now()}
-        stages = {"stages_s": self._stages.seconds(), "requests": self._stages.count(REQUEST)}
-        return {**clock, **self._readings.read(), **stages, "counters": counters}
+        stages = self._stages
+        times = {"stages_s": stages.seconds(), "requests": stages.count(REQUEST), "moved_bytes": stages.moved_bytes()}
+        return {**clock, **self._readings.read(), **times, "counters": counters}
 
     def _elapsed_s(self) -> float:
         return round(time.monotonic() - self._start_s, 3)

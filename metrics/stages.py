@@ -33,7 +33,8 @@ _SMALLEST_BITS: Final = 10
 _OCTAVES: Final = 33
 _BUCKETS: Final = 4 * _OCTAVES + 1
 _SIZES: Final = 50
-_TOTALS: Final = len(STAGES)
+_MOVED: Final = len(STAGES)
+_TOTALS: Final = len(STAGES) + 1
 _HISTOGRAMS: Final = _BUCKETS * len(STAGES)
 _CELLS: Final = _HISTOGRAMS + 2 * _SIZES
 _BYTES: Final = 8
@@ -96,6 +97,10 @@ class Stages:
         finally:
             self.lap(stage, since_ns)
 
+    def moved(self, size_bytes: int) -> None:
+        """Count bytes of content that a request has sent or brought."""
+        self._mine.row[0][_MOVED] += size_bytes
+
     def item(self, size_bytes: int, took_ns: int) -> None:
         """Count a file of this size that took so long."""
         cells = self._mine.row[1]
@@ -106,6 +111,10 @@ class Stages:
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage, in all threads together."""
         return {name: round(sum(self._totals[place::_TOTALS]) / 1e9, 6) for place, name in enumerate(STAGES)}
+
+    def moved_bytes(self) -> int:
+        """Return the bytes that requests have sent or brought."""
+        return sum(self._totals[_MOVED::_TOTALS])
 
     def count(self, stage: int) -> int:
         """Return how often a stage was gone through."""

@@ -98,6 +98,7 @@ class Retrying:
     def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
         """As `Store.read`."""
         data = self.call(lambda: self._store.read(key, offset, size_bytes, version=version), size_bytes=size_bytes or 0)
+        self._stages.moved(len(data))
         if size_bytes is None and self._bytes is not None:
             self._bytes.pay(len(data))  # its length was not known before
         return data
@@ -105,10 +106,11 @@ class Retrying:
     def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
         self.call(lambda: self._store.put(key, data, meta, create_only=create_only), size_bytes=len(data))
+        self._stages.moved(len(data))
 
     def begin(self, key: str) -> Upload:
         """As `Store.begin`."""
-        return _RetryingUpload(self, self.call(lambda: self._store.begin(key)))
+        return _RetryingUpload(self, self.call(lambda: self._store.begin(key)), self._stages)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
@@ -223,13 +225,16 @@ class Retrying:
 class _RetryingUpload:
     """An `Upload` whose calls are repeated like others."""
 
-    def __init__(self, retrying: Retrying, upload: Upload) -> None:
+    def __init__(self, retrying: Retrying, upload: Upload, stages: Stages) -> None:
         self._retrying = retrying
         self._upload = upload
+        self._stages = stages
 
     def stage(self, offset: int, digest: str, data: bytes) -> bool:
         """As `Upload.stage`."""
-        return self._retrying.call(lambda: self._upload.stage(offset, digest, data), size_bytes=len(data))
+        is_sent = self._retrying.call(lambda: self._upload.stage(offset, digest, data), size_bytes=len(data))
+        self._stages.moved(len(data) if is_sent else 0)
+        return is_sent
 
     def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
         """As `Upload.copy`."""
