@@ -23,6 +23,9 @@ from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
 from blobark.rebuild import RebuildOptions, run_rebuild
 
+MONITORED = ("index", "save", "restore")
+"""Commands that monitoring is told of."""
+
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock   130 interrupted"""

@@ -26,8 +26,9 @@ from blobark.context import Context
 from blobark.crew import Crew
 from blobark.doctor import DoctorResult
 from blobark.engine import Engine
-from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
+from blobark.errors import EXIT_BUG, EXIT_DONE, BlobarkError, Fatal, Interrupted
 from blobark.model import printable
+from blobark.monitoring import Monitoring, exit_code
 from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.load import Limits
@@ -101,7 +102,7 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         context = _context(config, shown, stop, stores)
-        result = command.run(context, options) if command.run else None
+        result = _monitored(command, context, options)
     finally:
         shown.end()
         for store in stores:
@@ -111,17 +112,24 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     return _show(options, result, config, shown, time.monotonic() - started_s)
 
 
+def _monitored(command: arguments.Command, context: Context, options: argparse.Namespace) -> Any:
+    """Run a command; tell monitoring of it, if it is one that is scheduled and does anything."""
+    if command.run is None:
+        raise TypeError(f"{options.command} needs no context")
+    if options.command not in arguments.MONITORED or options.dry_run:
+        return command.run(context, options)
+    with Monitoring(context.config, options.command, context.reporter.warn) as monitoring:
+        monitoring.result = command.run(context, options)
+    return monitoring.result
+
+
 class OutputError(Exception):
     """Standard output does not take the result."""
 
 
 def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
-    if isinstance(result, DoctorResult):
-        code = result.exit_code
-    else:
-        failed = getattr(result, "failed", None) or getattr(result, "errors", [])
-        code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
+    code = result.exit_code if isinstance(result, DoctorResult) else exit_code(result)
     try:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()

@@ -37,11 +37,12 @@ from blobark.model import display
 __all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connection_fault", "load"]
 
 FILE_NAME: Final = "config.yaml"
-_OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "save_metrics_log_file")
+_OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "save_metrics_log_file", "metrics_textfile")
 _SECRETS_WRITTEN: Final = {
     "connection_string": re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE),
     "account_key": re.compile(r"\S"),
     "sas_token": re.compile(r"\bsig(=|%3D)[^&;\s]", re.IGNORECASE),
+    "ping_url": re.compile(r"://[^/]+/."),
 }
 
 
@@ -85,6 +86,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     save_metrics_log_file: Path
     metrics_interval_s: float
     """Seconds between samples."""
+    metrics_textfile: Path | None
+    """What Prometheus' node exporter reads."""
+    ping_url: Secret
+    """The address of a health check; whoever has it can ping in our name."""
     warnings: tuple[str, ...]
     """What a person should be told, one line each."""
 
@@ -220,7 +225,7 @@ def _conflicts(config: Config, *, restore_aside: bool) -> Iterator[tuple[str, st
         yield "state_dir", "expected another folder than that of store, and neither inside the other"
     files: dict[Path, str] = {}
     for key in _OWN_FILES:
-        if (other := files.setdefault(getattr(config, key), key)) != key:
+        if (path := getattr(config, key)) and (other := files.setdefault(path, key)) != key:
             yield key, f"expected another file than {other}"
     for key, folder in folders:
         if any(_is_inside(root.path, folder) for root in config.source_path):

@@ -188,6 +188,19 @@ def _upload_check(text: str, _base: Path) -> str:
     return text
 
 
+def _ping_url(text: str, _base: Path) -> Secret:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and not url.fragment
+    except ValueError:
+        is_good = False
+    if text and (not is_good or re.search(r"[^\x21-\x7e]", text)):
+        raise ValueError("expected an address such as https://hc-ping.com/<uuid>")
+    return Secret(text)
+
+
 def _server(text: str, _base: Path) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}", text):
         raise ValueError("expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit")
@@ -282,6 +295,8 @@ KEYS: Final[dict[str, Key]] = {
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
     "save_metrics_log_file": Key(_path, "blobark-data/save-metrics.json"),
     "metrics_interval": Key(_interval, "1s", field="metrics_interval_s"),
+    "metrics_textfile": Key(_path),
+    "ping_url": Key(_ping_url, "", secret=True),
 }
 
 

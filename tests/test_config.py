@@ -19,6 +19,7 @@ from blobark.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "config.yaml"
 KEY = "AccountName=acc;AccountKey=c2VjcmV0"
+PING = "https://hc.example.com/1b2c-secret"
 NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
@@ -69,7 +70,7 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
     text = re.sub(r"^# (\w+: )", r"\1", SHIPPED.read_text(), flags=re.MULTILINE)
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    config = load(file, environ={"MY_CONNECTION_STRING": KEY, "MY_KEY": "a2V5", "MY_SAS": "sig=x"})
+    config = load(file, environ={"MY_CONNECTION_STRING": KEY, "MY_KEY": "a2V5", "MY_SAS": "sig=x", "MY_PING_URL": PING})
     assert config.skip_files == ("*.tmp", "~$*", "Thumbs.db")
     assert config.server == "web1"
     keys = set(yaml.safe_load(text))
@@ -95,6 +96,8 @@ max_memory: 1.5 GiB
 metrics_log_file: m.json
 save_metrics_log_file: s.json
 metrics_interval: 0.5s
+metrics_textfile: node/b.prom
+ping_url: https://hc.example.com/1b2c-secret
 connection_string: AccountName=acc;AccountKey=c2VjcmV0
 container_name: backups
 store: azure
@@ -119,6 +122,9 @@ upload_check: none
     assert config.metrics_log_file == here / "m.json"
     assert config.save_metrics_log_file == here / "s.json"
     assert config.metrics_interval_s == 0.5
+    assert config.metrics_textfile == here / "node/b.prom"
+    assert config.ping_url.reveal() == PING
+    assert PING not in repr(config)
     assert config.connection_string.reveal() == KEY
     assert config.container_name == "backups"
     assert config.store == "azure"
@@ -316,6 +322,12 @@ MISTAKES = {
     "guid_mapping_file: a\nmetrics_log_file: ./a": "2: metrics_log_file: expected another file than guid_mapping_file",
     "metrics_log_file: a\nsave_metrics_log_file: ./a": "2: save_metrics_log_file: expected another file than "
     "metrics_log_file",
+    "metrics_textfile: a\nguid_mapping_file: a": "1: metrics_textfile: expected another file than guid_mapping_file",
+    "ping_url: ftp://x/y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: https:///y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: hc-ping.com/x": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: 'https://x/y z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: 'https://x:y/z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
     "metrics_interval: 10ms": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '10ms'",
     "metrics_interval: 2m": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '2m'",
     "store: azure\nconnection_string: AccountName=a": " container_name: not set, and store: azure needs it",
