@@ -20,10 +20,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from blobark.errors import Fatal, Interrupted
 from blobark.pace import Pace
+from metrics.stages import TURN, Stages
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -80,14 +81,17 @@ class Turn:
     thread waits longer than `patience_s`: where calls are slow (a cold disk, a network) it is better to go on together.
     """
 
-    def __init__(self, patience_s: float = 0.002) -> None:
+    def __init__(self, stages: Stages, patience_s: float = 0.002) -> None:
+        self._stages = stages
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._holder = 0
 
     def __enter__(self) -> None:
+        since_ns = self._stages.now()
         if self._lock.acquire(timeout=self._patience_s):
             self._holder = threading.get_ident()
+        self._stages.lap(TURN, since_ns)
 
     def __exit__(self, *_: object) -> None:
         if self._holder == threading.get_ident():
@@ -102,19 +106,31 @@ class Engine:
     `stop`, once set (by a signal's handler, say), makes `run` raise `Interrupted`.
     """
 
-    def __init__(self, workers: int, max_bytes: int, stop: threading.Event, *, auto: bool = False) -> None:
+    def __init__(
+        self,
+        workers: int,
+        max_bytes: int,
+        stop: threading.Event,
+        *,
+        auto: bool = False,
+        stages: Stages | None = None,
+    ) -> None:
         self.workers = workers
         self.auto = auto
         self.max_bytes = max_bytes
         self.stop = stop
         self.pace = Pace(workers, auto=auto)
-        self.turn = Turn()
+        self.stages = stages or Stages(workers)
+        """Where the work notes what its time goes to."""
+        self.turn = Turn(self.stages)
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Batches that wait for a thread."""
         self.in_flight = 0
         """Jobs that have been handed to a thread and whose results have not come back."""
 
     def within(self, max_bytes: int) -> Engine:
         """Return an engine for the pieces of one job of this one, which costs `max_bytes`."""
-        return Engine(self.workers, max_bytes, self.stop, auto=self.auto)
+        return Engine(self.workers, max_bytes, self.stop, auto=self.auto, stages=self.stages)
 
     def run(
         self, jobs: Iterable[Job], work: Work[Job, Result], *, cost: Callable[[Job], int] = _free
@@ -149,6 +165,7 @@ class _Run(Generic[Job, Result]):
         self._work = work
         self._cancelled = threading.Event()
         self._todo: queue.SimpleQueue[tuple[list[Job], int] | None] = queue.SimpleQueue()
+        engine.queue = self._todo
         self._done: queue.SimpleQueue[_Done[Job, Result]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._serving = 0

@@ -33,6 +33,7 @@ from blobark.guids import TAG_LENGTH, GuidSource, blob_name
 from blobark.model import Entry, Outcome, Root, Status, display, printable
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import Uploader, memory_cost
+from metrics.stages import READ
 
 COMMIT_NS = 1_000_000_000
 LAST_ROUND = 3
@@ -307,13 +308,18 @@ class Sender:
         self._md5 = task.md5
         self._trees = [context.tree(name) for name in task.root_names]
         self._turn = engine.turn
+        self._stages = engine.stages
         self._uploader = Uploader(store, task.server, engine, context.config.delta)
 
     def __call__(self, batch: list[Job]) -> list[Outcome]:
         """Store a batch; return the outcome of each job."""
+        stages = self._stages
         with self._turn:
-            read = [self._read_small(job.entry) for job in batch]
-        return [self._outcome(job, data) for job, data in zip(batch, read, strict=True)]
+            read = [stages.took(READ, self._read_small, job.entry) for job in batch]
+        done = [stages.took(None, self._outcome, job, data) for job, (data, _) in zip(batch, read, strict=True)]
+        for job, (_, reading_ns), (_, sending_ns) in zip(batch, read, done, strict=True):
+            stages.item(job.entry.size, reading_ns + sending_ns)
+        return [outcome for outcome, _ in done]
 
     def close(self) -> None:
         """Close the trees."""

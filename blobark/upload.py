@@ -29,6 +29,7 @@ from blobark.extents import cited, joined, sources
 from blobark.guids import blob_name
 from blobark.model import Block, Entry, Extent
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store, Upload
+from metrics.stages import DECODE, READ
 
 READINGS = 3
 MOST_CITED = 8
@@ -71,6 +72,7 @@ class Uploader:
         self._store = store
         self._server = server
         self._engine = engine
+        self._stages = engine.stages
         self._delta = delta
         self._buffers = blocks.Buffers()
 
@@ -179,9 +181,12 @@ class Uploader:
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
+            since_ns = self._stages.now()
             for data in blocks.cut(source.read_blocks(descriptor, entry, READ_BYTES), entry.block_bits, self._buffers):
+                since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
                 block = Block(len(data), blocks.digest_of(data))
+                since_ns = self._stages.lap(DECODE, since_ns)
                 reading.blocks.append(block)
                 there = old.get(block.digest)
                 if cite and there is not None:
@@ -192,6 +197,7 @@ class Uploader:
                 reading.new.append(block)
                 yield _Piece(offset, block.digest, data, there)
                 offset += block.size
+                since_ns = self._stages.now()
 
         def send(batch: list[_Piece]) -> list[int]:
             return [self._send(upload, piece) for piece in batch]
