@@ -30,7 +30,8 @@ from blobark.publish import publish
 from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
-from blobark.save import Job, Saver, SaveResult, Sender, SendTask
+from blobark.save import Saver, SaveResult
+from blobark.send import Job, Sender, SendTask
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit

@@ -60,6 +60,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     one_file_system: bool
     change_detection: ChangeDetection
     delta: Delta
+    pack_below_bytes: int
+    """Files up to this size go into packs; 0: none does."""
+    dedupe: bool
+    compression: int
+    """The level of zstd; 0: content is stored as it is."""
     store: Path | Literal["azure"]
     auth: Auth | None
     connection_string: Secret

@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
 
 import msgspec
 
+from blobark.codec import DEFAULT_LEVEL, LEVELS
 from blobark.config_file import Given
 
 Delta = Literal["whole", "extents", "off"]
@@ -27,6 +28,7 @@ _NO_URL: Final = "its endpoint is not a URL"
 _MOST_WORKERS: Final = 512
 _LEAST_MEMORY_BYTES: Final = 16 << 20
 _LEAST_BANDWIDTH: Final = 64 << 10
+_MOST_PACKED_BYTES: Final = 4 << 20
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -197,6 +199,24 @@ def _ping_url(text: str, _base: Path) -> Secret:
     return Secret(text)
 
 
+def _compression(text: str, _base: Path) -> int:
+    """Read a level of zstd; 0 stands for `none`."""
+    name, _, level = text.partition(":")
+    if text == "none":
+        return 0
+    if name != "zstd" or (":" in text and not (re.fullmatch("[0-9]{1,2}", level) and int(level) in LEVELS)):
+        raise ValueError(f"expected none, zstd, or zstd:LEVEL with a level from {LEVELS[0]} to {LEVELS[-1]}")
+    return int(level) if level else DEFAULT_LEVEL
+
+
+def _pack_below(text: str, _base: Path) -> int:
+    """Read the size up to which files are packed, in bytes; 0 for none."""
+    size_bytes = 0 if text == "0" else _bytes(text)
+    if size_bytes > _MOST_PACKED_BYTES:
+        raise ValueError(f"expected 0 (off), or a size of at most {_MOST_PACKED_BYTES >> 20}MiB, such as 64KiB")
+    return size_bytes
+
+
 def _server(text: str, _base: Path) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}", text):
         raise ValueError("expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit")
@@ -256,6 +276,9 @@ KEYS: Final[dict[str, Key]] = {
     "one_file_system": Key(_flag, "false"),
     "change_detection": Key(_one_of(ChangeDetection), "strict"),
     "delta": Key(_one_of(Delta), "whole"),
+    "pack_below": Key(_pack_below, "0", field="pack_below_bytes"),
+    "dedupe": Key(_flag, "false"),
+    "compression": Key(_compression, "none"),
     "store": Key(_store, "blobark-data/store"),
     "auth": Key(_one_of(Auth)),
     "connection_string": Key(_secret, "", secret=True),

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 from blobark import blocks, source
 from blobark.blocks import READ_BYTES, Layout
+from blobark.content import missing, read_extent
 from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
-from blobark.extents import Finder, of_entry
+from blobark.extents import Finder, of_entry, split
 from blobark.model import Block, Entry
 from blobark.stores.base import Store
 from blobark.target import NewFile
@@ -71,11 +72,11 @@ class Downloader:
         self._entry = entry
         self._blocks = entry_blocks
         self._layout = Layout(entry.size, entry.ranges)
-        self._finder = Finder(of_entry(server, entry))
+        self._finder = Finder(split(of_entry(server, entry), entry_blocks))
         self._versions: dict[str, str] = {}
 
     def restore(self, new: NewFile, old: OldFile | None) -> int:
-        """Fill a new file; return how many bytes were read from the store.
+        """Fill a new file; return how many bytes came from the store.
 
         Raises:
             ContentError: a block is missing from the store, or is not what was saved.
@@ -95,7 +96,7 @@ class Downloader:
         try:
             return self._store.stat(blob).version
         except BlobNotFound:
-            raise _missing(blob) from None
+            raise missing(blob) from None
 
     def _wanted(self) -> Iterator[_Wanted]:
         offset = 0
@@ -134,15 +135,8 @@ class Downloader:
         raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
 
     def _pieces(self, wanted: _Wanted) -> Iterator[bytes]:
-        for blob, offset, length in self._finder.parts(wanted.offset, wanted.block.size):
-            try:
-                yield self._store.read(blob, offset, length, version=self._versions[blob])
-            except BlobNotFound:
-                raise _missing(blob) from None
-
-
-def _missing(blob: str) -> ContentError:
-    return ContentError(f"its blob {blob} is missing from the store")
+        for part in self._finder.parts(wanted.offset, wanted.block.size):
+            yield from read_extent(self._store, part, version=self._versions[part.blob])
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

@@ -54,18 +54,31 @@ def _free(_job: object) -> int:
     return 0
 
 
+def _alone(_job: object) -> str:
+    return ""
+
+
 def grouped(
-    jobs: Iterable[Job], cost: Callable[[Job], int], most_jobs: Callable[[], int]
+    jobs: Iterable[Job],
+    cost: Callable[[Job], int],
+    most_jobs: Callable[[], int],
+    bundle: Callable[[Job], str] = _alone,
 ) -> Iterator[tuple[list[Job], list[int]]]:
-    """Yield groups of up to `most_jobs()` jobs that cost at most a MiB, or of one that costs more, with the costs."""
+    """Yield groups of up to `most_jobs()` jobs that cost at most a MiB, or of one that costs more, with the costs.
+
+    Jobs in a row that have the same `bundle`, which is not "", are a group of their own, however many they are.
+    """
     group: list[Job] = []
     costs: list[int] = []
     total = 0
+    name = ""
     for job in jobs:
-        price = cost(job)
-        if group and (len(group) >= most_jobs() or total + price > BATCH_BYTES):
+        price, wanted = cost(job), bundle(job)
+        is_full = not name and (len(group) >= most_jobs() or total + price > BATCH_BYTES)
+        if group and (wanted != name or is_full):
             yield group, costs
             group, costs, total = [], [], 0
+        name = wanted
         group.append(job)
         costs.append(price)
         total += price
@@ -133,15 +146,25 @@ class Engine:
         return Engine(self.workers, max_bytes, self.stop, auto=self.auto, stages=self.stages)
 
     def run(
-        self, jobs: Iterable[Job], work: Work[Job, Result], *, cost: Callable[[Job], int] = _free
+        self,
+        jobs: Iterable[Job],
+        work: Work[Job, Result],
+        *,
+        cost: Callable[[Job], int] = _free,
+        bundle: Callable[[Job], str] = _alone,
     ) -> Iterator[tuple[Job, Result]]:
-        """Yield each job with its result; `cost(job)` is what it holds in memory, in bytes."""
-        for batch in self.run_batches(self.batched(jobs, cost), work):
+        """Yield each job with its result; `cost(job)` is what it holds in memory, in bytes.
+
+        Jobs of the same `bundle`, which follow each other, are one batch; "" is none.
+        """
+        for batch in self.run_batches(self.batched(jobs, cost, bundle), work):
             yield from batch
 
-    def batched(self, jobs: Iterable[Job], cost: Callable[[Job], int]) -> Iterator[Batch[Job]]:
-        """Yield batches: as many jobs as the pace says, which cost at most a MiB, or one job that costs more."""
-        for batch, costs in grouped(jobs, cost, lambda: self.pace.batch_jobs):
+    def batched(
+        self, jobs: Iterable[Job], cost: Callable[[Job], int], bundle: Callable[[Job], str]
+    ) -> Iterator[Batch[Job]]:
+        """Yield batches: a bundle; as many jobs as the pace says, which cost at most a MiB; one job that costs more."""
+        for batch, costs in grouped(jobs, cost, lambda: self.pace.batch_jobs, bundle):
             yield batch, sum(costs)
 
     def run_batches(self, batches: Iterator[Batch[Job]], work: Work[Job, Result]) -> Iterator[list[tuple[Job, Result]]]:

@@ -23,7 +23,7 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     if isinstance(result, IndexResult):
         rows = _index(result, config)
     elif isinstance(result, SaveResult):
-        rows = _save_plan(result) if dry_run else _save(result, config, seconds)
+        rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
     elif isinstance(result, DoctorResult):
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
@@ -89,12 +89,21 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
         ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),
-        ("sent", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("sent", f"{result.sent:,} files ({size(result.sent_bytes)}) in {result.blobs:,} blobs"),
         ("there already", f"{result.kept:,}"),
         ("skipped by rule", f"{result.skipped:,}"),
         ("rate", _rate(result.sent, result.sent_bytes, seconds)),
         ("transfers at a time", f"{result.workers:,}{' (auto)' if config.max_workers is None else ''}"),
     ]
+    rows += _packed(result)
+    if result.equal:
+        rows.append(
+            ("stored once", f"{result.equal:,} files ({size(result.equal_bytes)}) are equal to others: not sent")
+        )
+    if config.compression and result.stored_bytes < result.plain_bytes:
+        saved = result.plain_bytes - result.stored_bytes
+        shown = f"{size(result.plain_bytes)} to {size(result.stored_bytes)}"
+        rows.append(("compressed", f"{shown} ({100 * saved // result.plain_bytes} % saved)"))
     if result.audited:
         rows.append(("audited in the store", f"{result.audited:,} blobs"))
     if result.sent_again:
@@ -104,11 +113,22 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     return rows + _failures(result.failed)
 
 
-def _save_plan(result: SaveResult) -> Rows:
+def _packed(result: SaveResult) -> Rows:
+    if not result.packed:
+        return []
+    saved = result.packed - result.packs
+    return [("packed", f"{result.packed:,} files in {result.packs:,} packs ({saved:,} blobs fewer)")]
+
+
+def _save_plan(result: SaveResult, config: Config) -> Rows:
+    unknown = [name for name, is_on in (("dedupe", config.dedupe), ("compression", config.compression)) if is_on]
     rows = [
-        ("to send", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("to send", f"{'at most ' if unknown else ''}{result.sent:,} files ({size(result.sent_bytes)})"),
         ("skipped by rule", f"{result.skipped:,}"),
+        *_packed(result),
     ]
+    if unknown:
+        rows.append(("not known before reading", f"what {' and '.join(unknown)} will save"))
     return rows + _requests(result.requests)
 
 

@@ -75,7 +75,7 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
     assert config.server == "web1"
     keys = set(yaml.safe_load(text))
     fields = {
-        re.sub("^(max_memory)_bytes$|^(timeout|metrics_interval)_s$", r"\1\2", name)
+        re.sub("^(max_memory|pack_below)_bytes$|^(timeout|metrics_interval)_s$", r"\1\2", name)
         for name in Config.__struct_fields__
     }
     assert keys == fields - {"file", "login", "warnings"}
