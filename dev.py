@@ -59,7 +59,7 @@ INDEXES = ("UV_CONFIG_FILE UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_
 CONSOLE = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
-from blobark.cli import console
+from blobark.door import console
 
 console()
 """

@@ -16,7 +16,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
@@ -42,11 +42,6 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REMOTE_WORKERS = 512
 """Up to so many threads, in all processes together, where as many as pay are looked for."""
 LOCAL_WORKERS = 2
-
-
-def console() -> NoReturn:
-    """Run the installed command `blobark`."""
-    sys.exit(main())
 
 
 def main(argv: list[str] | None = None, *, command: str | None = None) -> int:

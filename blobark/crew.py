@@ -226,14 +226,14 @@ class _Member(Generic[Job]):
         self.flush()
 
     def flush(self) -> None:
-        """Send what it takes just now."""
+        """Send what it takes just now. Where it has ended, what it said last is still to be received, and tells why."""
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
             pass
         except OSError:
-            raise self._death() from None
+            self.unsent = b""
 
     def receive(self) -> Iterator[tuple[Job, Outcome]]:
         """Yield what it has answered so far."""
