@@ -71,24 +71,26 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | large | workers | folder | memory | sampler")
+    commands = top.add_subparsers(required=True, metavar="azure | large | small | workers | folder | memory | sampler")
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
-    azure.add_argument("--files", type=int, default=50_000)
-    azure.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    _add_files(azure, 50_000, 4096)
     _add_endpoint(azure)
     azure.add_argument("--defaults", action="store_true", help="rclone without --transfers 20: defaults on all sides")
     azure.set_defaults(bench=benches.azure, put_md5=False)
 
     large = commands.add_parser("large", parents=[shared], help="save and restore a few large files, at an endpoint")
-    large.add_argument("--files", type=int, default=4)
-    large.add_argument("--size", type=int, default=256 * 1024 * 1024, help="bytes of each file (default: %(default)s)")
+    _add_files(large, 4, 256 * 1024 * 1024)
     _add_endpoint(large)
     large.set_defaults(bench=benches.azure, put_md5=True, defaults=False)
 
+    small = commands.add_parser("small", parents=[shared], help="packs of small files, at an endpoint or in folders")
+    _add_files(small, 100_000, 4096)
+    _add_endpoint(small)
+    small.set_defaults(bench=benches.small, put_md5=False, defaults=False)
+
     workers = commands.add_parser("workers", parents=[shared], help="max_workers: auto beside fixed numbers")
-    workers.add_argument("--files", type=int, default=20_000)
-    workers.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    _add_files(workers, 20_000, 4096)
     workers.add_argument("--latencies", type=int, nargs="+", default=[1, 20, 100], metavar="MS")
     workers.add_argument("--settings", nargs="+", default=["auto", "2", "16", "64", "256", "512"], metavar="N")
     command = "a server to start, with {port} and {latency} (in ms) in it"
@@ -115,6 +117,11 @@ def _add_instruments(commands: Any) -> None:
     sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
     sampler.set_defaults(bench=instrument.sampler)
+
+
+def _add_files(parser: argparse.ArgumentParser, files: int, size_bytes: int) -> None:
+    parser.add_argument("--files", type=int, default=files)
+    parser.add_argument("--size", type=int, default=size_bytes, help="bytes of each file (default: %(default)s)")
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

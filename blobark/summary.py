@@ -81,7 +81,7 @@ def _index(result: IndexResult, config: Config) -> Rows:
     rows.append(("directories", f"{result.dirs:,}"))
     rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
     if result.unmapped:
-        rows.append(("files not in the map", f"{result.unmapped:,} (further hard links, sparse files)"))
+        rows.append(("files not in the map", f"{result.unmapped:,} (hard links, sparse; in packs, compressed, equal)"))
     return rows + _failures(result.errors)
 
 
