@@ -30,6 +30,7 @@ class Facts(msgspec.Struct, frozen=True):
     started: str = ""
     host: str = ""
     cores: int | None = None
+    usable_cores: int | None = None
     memory_bytes: int | None = None
     kernel: str = ""
     python: str = ""
