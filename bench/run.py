@@ -7,6 +7,7 @@
     python3 dev.py bench folder
     python3 dev.py bench memory
     python3 dev.py bench sampler
+    python3 dev.py bench verdict
 
 Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
 is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
@@ -28,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, instrument
+from bench import benches, instrument, verdict
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -71,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | large | small | workers | folder | memory | sampler")
+    commands = top.add_subparsers(
+        required=True, metavar="azure | large | small | workers | folder | memory | sampler | verdict"
+    )
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
     _add_files(azure, 50_000, 4096)
@@ -117,6 +120,11 @@ def _add_instruments(commands: Any) -> None:
     sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
     sampler.set_defaults(bench=instrument.sampler)
+    named = commands.add_parser("verdict", parents=[shared], help="is the bottleneck named that was planted?")
+    named.add_argument("--runs", type=int, default=10, help="of each bottleneck (default: %(default)s)")
+    named.add_argument("--seed", type=int, default=1, help="of the trees and the order")
+    named.add_argument("--plants", nargs="+", metavar="NAME", help="only these")
+    named.set_defaults(bench=verdict.verdict)
 
 
 def _add_files(parser: argparse.ArgumentParser, files: int, size_bytes: int) -> None:

@@ -30,6 +30,7 @@ class Facts(msgspec.Struct, frozen=True):
     started: str = ""
     host: str = ""
     cores: int | None = None
+    usable_cores: int | None = None
     memory_bytes: int | None = None
     kernel: str = ""
     python: str = ""
@@ -154,19 +155,7 @@ class Run(msgspec.Struct, frozen=True):
 
 def read(path: Path) -> Run:
     """Return the run log at `path`. Raises `ConfigError`, with the path, when it is none that can be used."""
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    try:
-        document = json.loads(text, parse_float=_finite, parse_constant=_finite)
-    except (ValueError, RecursionError):
-        ours = text.startswith(b'{"format": ')
-        raise ConfigError(
-            f"{path}: {'a run log that was cut short, or damaged' if ours else 'not a run log'}"
-        ) from None
+    document = _document(path)
     version = document.get("format") if isinstance(document, dict) else None
     if not isinstance(version, int) or "samples" not in document:
         raise ConfigError(f"{path}: not a run log")
@@ -180,6 +169,24 @@ def read(path: Path) -> Run:
     if not run.samples:
         raise ConfigError(f"{path}: a run log without samples")
     return run
+
+
+def _document(path: Path, *, again: bool = True) -> Any:
+    try:
+        text = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+    except (ValueError, RecursionError):
+        ours = text.startswith(b'{"format": ')
+        if ours and again:  # a sample may have been written at that very moment
+            return _document(path, again=False)
+        raise ConfigError(
+            f"{path}: {'a run log that was cut short, or damaged' if ours else 'not a run log'}"
+        ) from None
 
 
 def _finite(text: str) -> float:

@@ -68,6 +68,7 @@ class Readings:
         return {
             "host": socket.gethostname(),
             "cores": os.cpu_count(),
+            "usable_cores": _attempt(lambda: len(os.sched_getaffinity(0)), os.cpu_count()),
             "memory_bytes": _attempt(lambda: psutil.virtual_memory().total, None),
             "file_system": self._mount.file_system,
             "device": self._mount.device,

@@ -57,6 +57,7 @@ class Sampler:
         self._start_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, name="blobark-sampler", daemon=True)
+        self._is_running = False
         self._warnings: dict[str, None] = {}
 
     def __enter__(self) -> Sampler:
@@ -64,10 +65,12 @@ class Sampler:
         run = {**self._run, **self._readings.facts(), "started": _utc_now(), "interval_s": self._interval_s}
         try:
             self._log = RunLog(self._path, run, self._sample())
+            self._thread.start()
+            self._is_running = True
         except OSError as error:
             self._warn(error)
-        else:
-            self._thread.start()
+        except RuntimeError:  # the system gives us no more threads: two samples are better than none
+            self._warn(OSError("no thread can be started"))
         return self
 
     def __exit__(
@@ -114,7 +117,8 @@ class Sampler:
         """End the thread and add the last sample; returns the log, once."""
         if self._log:
             self._stop.set()
-            self._thread.join()
+            if self._is_running:
+                self._thread.join()
             self._add_sample()
         log, self._log = self._log, None
         return log

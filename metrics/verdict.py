@@ -86,7 +86,7 @@ class _Known:
         self._throttled = last.counter("throttled") or 0
         self._machine_percent = self._mean("cpu", "all cores") or 0.0
         self._own_percent = self._mean("cpu", "this run, of one core") or 0.0
-        self._usable = max(1, min(run.run.cores or 1, run.run.members or 1))
+        self._usable = max(1, min(run.run.usable_cores or run.run.cores or 1, run.run.members or 1))
         """Cores that the run's processes can use: each of them holds an interpreter's lock."""
         self._disk_percent = self._mean("busy", "busy")
 

@@ -299,6 +299,25 @@ def test_what_cannot_be_read_is_null_and_the_rest_is_there(tmp_path: Path, monke
     assert log["summary"]["rate"] is None
 
 
+def test_without_a_thread_there_are_two_samples_and_a_warning(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from metrics.sampler import Sampler
+from metrics.stages import Stages
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+import threading
+threading.stack_size(1 << 31)  # more than there is room for
+with Sampler(sys.argv[1], run={}, counters=dict, stages=Stages(2)) as sampler:
+    print(*sampler.finish({"files": 5}))
+"""
+    path = tmp_path / "run.json"
+    command = [sys.executable, "-c", code, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{path} is incomplete: no thread can be started\n"
+    assert (len(load(path)["samples"]), load(path)["summary"]["files"]) == (2, 5)
+
+
 def test_counters_that_raise_are_a_gap(tmp_path: Path) -> None:
     with sampling(tmp_path / "run.json", counters=lambda: {"rate": 1 / 0}) as sampler:
         assert sampler.finish({}) == ()

@@ -16,7 +16,7 @@ function frame(chart, phone) {
   return {
     animation: false,
     textStyle: { color: css("--ink"), fontFamily: "system-ui, 'Open Sans', sans-serif" },
-    legend: { top: 0, left: 0, type: "scroll", icon: "roundRect", itemWidth: 14, itemHeight: 6, textStyle: { color: css("--ink") },
+    legend: { top: 0, left: 0, type: "scroll", icon: "roundRect", itemWidth: 12, itemHeight: 10, textStyle: { color: css("--ink") },
       pageTextStyle: { color: css("--soft") }, pageIconColor: css("--accent"), inactiveColor: css("--line") },
     grid: { left: 6, right: 14, top: 34, bottom: 4, containLabel: true },
     tooltip: { trigger: "axis", confine: true, backgroundColor: css("--card"), borderColor: css("--line"),
