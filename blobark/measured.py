@@ -23,6 +23,9 @@ SETTINGS = (
     "timeout_s",
     "access_tier",
     "delta",
+    "pack_below_bytes",
+    "dedupe",
+    "compression",
     "change_detection",
     "upload_check",
 )
