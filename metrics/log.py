@@ -50,6 +50,7 @@ class Sample(msgspec.Struct, frozen=True):
     processes: Number = None
     process_cpu_percent: Number = None
     process_cpu_s: Number = None
+    process_queued_s: Number = None
     memory_total_bytes: Number = None
     memory_used_bytes: Number = None
     memory_available_bytes: Number = None

@@ -18,6 +18,7 @@ PROCESS_FIELDS: Final = (
     "processes",
     "process_cpu_percent",
     "process_cpu_s",
+    "process_queued_s",
     "process_rss_bytes",
     "process_peak_rss_bytes",
     "process_threads",
@@ -32,6 +33,8 @@ class Processes:
         self._members = members
         self._known: dict[int, psutil.Process] = {}
         self._cpu_s: dict[int, float] = {}
+        self._queued_ns: dict[tuple[int, str], int] = {}
+        self._first_queued_ns: int | None = None
         self._first_s = time.process_time()
         self._before: tuple[float, float] | None = None
         self._peak_bytes = 0
@@ -60,6 +63,7 @@ class Processes:
             "processes": alive,
             "process_cpu_percent": percent(now[1] - before[1], now[0] - before[0]) if before else None,
             "process_cpu_s": round(cpu_s, 3),
+            "process_queued_s": self._queued_s(),
             "process_rss_bytes": rss_bytes,
             "process_peak_rss_bytes": self.peak_bytes(),
             "process_threads": threads,
@@ -70,6 +74,26 @@ class Processes:
         """Return the most memory in RAM that was seen: this process's own peak, or the sum of a sample if more."""
         self._peak_bytes = max(self._peak_bytes, _kernels_peak_bytes())
         return self._peak_bytes
+
+    def _queued_s(self) -> float | None:
+        """Return how long threads have been ready to run and had no processor; None where the kernel does not tell."""
+        for pid in self._known:
+            try:
+                threads = os.listdir(f"/proc/{pid}/task")
+            except OSError:
+                continue
+            for thread in threads:
+                try:
+                    with open(f"/proc/{pid}/task/{thread}/schedstat", "rb", buffering=0) as file:
+                        self._queued_ns[pid, thread] = int(file.read().split()[1])
+                except (OSError, IndexError, ValueError):
+                    continue
+        if not self._queued_ns:
+            return None
+        total_ns = sum(self._queued_ns.values())
+        if self._first_queued_ns is None:
+            self._first_queued_ns = total_ns
+        return round((total_ns - self._first_queued_ns) / 1e9, 3)
 
     def _processes(self) -> Iterable[psutil.Process]:
         pids = (os.getpid(), *self._members())

@@ -48,6 +48,10 @@ def _busy_percent(sample: Sample) -> Number:
     return None if sample.watched_disk_busy_s is None else 100 * sample.watched_disk_busy_s
 
 
+def _queued_percent(sample: Sample) -> Number:
+    return None if sample.process_queued_s is None else 100 * sample.process_queued_s
+
+
 def _core(number: int, sample: Sample) -> Number:
     cores = sample.cpu_percents or []
     return cores[number] if number < len(cores) else None
@@ -86,6 +90,7 @@ CHARTS: Final = (
             Line("all cores", "level", _field("cpu_percent")),
             Line("waiting for a disk", "level", _field("iowait_percent")),
             Line("this run, of one core", "level", _field("process_cpu_percent")),
+            Line("this run, waiting for a core", "rate", _queued_percent),
         ),
     ),
     Chart(

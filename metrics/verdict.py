@@ -1,19 +1,22 @@
 """What held a run up, by its log alone, with the evidence; "unclear" where the log does not tell.
 
-too short to tell, or next to no time noted      unclear
-the store put on its brake, and threads waited   throttling
-threads waited because of the configuration      network bandwidth (max_bandwidth), configured limit
-the run used up the processors it can use        CPU
-else the stage that took half of the time:
-    decode                                       CPU
-    write, or little else and a busy disk        disk writing
-    read                                         disk reading
-    metadata, compare                            metadata calls
-    request, of a folder                         disk reading, disk writing
-    request, much longer the more it moves       network bandwidth
-    request, few threads by configuration        too few workers
-    request                                      store latency
-nothing of all this                              unclear
+    too short to tell, or next to no time noted      unclear
+    the store put on its brake, and threads waited   throttling
+    threads waited because of the configuration      network bandwidth (max_bandwidth), configured limit
+    the run used up the processors it can use, or
+    its threads were ready and had none, for long    CPU
+    else the stage that took half of the time:
+        decode                                       CPU
+        write, or little else and a busy disk        disk writing
+        read                                         disk reading
+        metadata, compare                            metadata calls
+        request, of a folder                         disk reading, disk writing
+        request, much longer the more it moves       network bandwidth
+        request, few threads by configuration        too few workers
+        request                                      store latency
+    nothing of all this                              unclear
+
+Shares are of the time that threads were not held back; half of it is what names a stage.
 """
 
 from __future__ import annotations
@@ -43,8 +46,6 @@ HELD_SHARE: Final = 0.25
 THROTTLED_SHARE: Final = 0.05
 """Or so many answers that were the store's brake."""
 SATURATED: Final = 0.85
-CROWDED_PERCENT: Final = 90
-"""With so busy a machine a run that has half of what it can use has all it gets."""
 MOST: Final = 0.5
 BUSY_DISK_PERCENT: Final = 80
 BULK_BYTES: Final = 64 * 1024
@@ -83,6 +84,7 @@ class _Known:
         last = run.samples[-1]
         self._requests = last.requests or 0
         self._moved_bytes = last.moved_bytes or 0
+        self._queued_s = last.process_queued_s or 0.0
         self._throttled = last.counter("throttled") or 0
         self._machine_percent = self._mean("cpu", "all cores") or 0.0
         self._own_percent = self._mean("cpu", "this run, of one core") or 0.0
@@ -109,11 +111,14 @@ class _Known:
     def processors(self) -> Verdict | None:
         """Say whether the run has used up the processors."""
         used = self._own_percent / 100 / self._usable
-        crowded = self._machine_percent >= CROWDED_PERCENT and used >= SATURATED / 2
-        if used < SATURATED and not crowded:
+        queued = self._queued_s / self._worked_s if self._worked_s > 0 else 0.0
+        if used < SATURATED and queued < MOST:
             return None
         own = f"the run used {self._own_percent:.0f} % of a core; {self._usable} is what its processes can use"
-        return Verdict("CPU", (own, f"the machine's cores were busy for {self._machine_percent:.0f} %"))
+        waited = (
+            f"its threads were ready and had no core for {self._queued_s:,.1f} s, in {self._worked_s:,.1f} s of work"
+        )
+        return Verdict("CPU", (own, waited, f"the machine's cores were busy for {self._machine_percent:.0f} %"))
 
     def stages(self) -> Verdict | None:
         """Say which stage took most of the time that threads were not held back, if one did."""

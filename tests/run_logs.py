@@ -24,6 +24,7 @@ def document(seconds: int = 20, *, stages: dict[str, float] | None = None, **sum
             "processes": 1,
             "process_cpu_percent": None if second == 0 else 20.0,
             "process_cpu_s": 0.2 * second,
+            "process_queued_s": 0.0,
             "memory_used_bytes": 2_000_000_000,
             "process_rss_bytes": 90_000_000,
             "process_threads": 8,

@@ -29,9 +29,10 @@ def test_a_lap_lies_in_the_bucket_of_its_length(took_ns: int) -> None:
     found = stages.histograms()["decode"]
     ((upper_s, count),) = found["buckets"]
     assert (found["count"], count) == (1, 1)
-    assert found["seconds"] * 1e9 >= took_ns
+    spent_ns = found["seconds"] * 1e9 + 1000  # it is rounded to microseconds
+    assert spent_ns >= took_ns
     # The lap itself takes a moment, so it may lie in a bucket further up.
-    assert max(1024, took_ns) <= upper_s * 1e9 <= max(1.26 * found["seconds"] * 1e9, 1024)
+    assert max(1024, took_ns) <= upper_s * 1e9 <= max(1.26 * spent_ns, 1024)
 
 
 def test_what_is_longer_than_the_last_bucket_is_in_it() -> None:
@@ -123,6 +124,7 @@ def test_the_processes_of_a_run_are_summed_and_the_dead_still_count() -> None:
     both = processes.read()
     assert both["processes"] == 2
     assert both["process_cpu_s"] >= 0.19
+    assert both["process_queued_s"] >= 0
     assert both["process_rss_bytes"] > alone["process_rss_bytes"]
     assert both["process_threads"] > alone["process_threads"]
     assert both["process_open_files"] > alone["process_open_files"] > 2
@@ -178,7 +180,7 @@ def test_save_and_restore_tell_where_their_time_went(workspace: Workspace) -> No
         members = log["run"]["members"]
         assert members == (0 if "max_requests_per_s" in workspace.settings else min(2, os.cpu_count() or 1))
         assert log["samples"][0]["processes"] == members + 1
-        assert log["samples"][-1]["counters"]["queued_batches"] == 0
+        assert members or log["samples"][-1]["counters"]["queued_batches"] == 0
         assert len(log["samples"][0]["cpu_percents"] or [None] * (os.cpu_count() or 1)) == os.cpu_count()
     workspace.run("restore")
     again = counts(log_of(workspace.metrics))

@@ -60,18 +60,18 @@ def test_without_the_brake_it_is_never_throttling() -> None:
     assert verdict(changed(document(), each={"throttled": 1.0})).name == "store latency"  # one in a hundred
 
 
-@pytest.mark.parametrize(("own", "machine", "members", "named"), [
-    (95.0, 50.0, 0, "CPU"),
-    (95.0, 50.0, 2, "disk writing"),
-    (190.0, 99.0, 2, "CPU"),
-    (60.0, 99.0, 0, "CPU"),
-    (30.0, 99.0, 0, "disk writing"),
+@pytest.mark.parametrize(("own", "queued", "members", "named"), [
+    (95.0, 0.1, 0, "CPU"),
+    (95.0, 0.1, 2, "disk writing"),
+    (190.0, 0.1, 2, "CPU"),
+    (30.0, 0.8, 0, "CPU"),
+    (30.0, 0.6, 0, "disk writing"),
 ])  # fmt: skip
 def test_the_processors_are_what_the_runs_processes_can_use(
-    own: float, machine: float, members: int, named: str
+    own: float, queued: float, members: int, named: str
 ) -> None:
     log = document(stages={"write": 1.0, "metadata": 0.3})
-    busy = {"process_cpu_percent": own, "cpu_percent": machine}
+    busy = {"process_cpu_percent": own, "process_queued_s": queued}
     assert verdict(changed(log, run={"members": members}, each=busy)).name == named
 
 
