@@ -6,6 +6,8 @@
     python3 dev.py bench workers --server-command "fastblob --port {port} --latency-ms {latency}"
     python3 dev.py bench folder
     python3 dev.py bench memory
+    python3 dev.py bench sampler
+    python3 dev.py bench verdict
 
 Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
 is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
@@ -23,10 +25,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches
+from bench import benches, instrument, verdict
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -69,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | large | small | workers | folder | memory")
+    commands = top.add_subparsers(
+        required=True, metavar="azure | large | small | workers | folder | memory | sampler | verdict"
+    )
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
     _add_files(azure, 50_000, 4096)
@@ -104,7 +109,22 @@ def parser() -> argparse.ArgumentParser:
     memory.add_argument("--files", type=int, nargs=2, default=[100_000, 1_000_000])
     memory.add_argument("--size", type=int, default=16, help="bytes of each file (default: %(default)s)")
     memory.set_defaults(bench=benches.memory, runs=1)
+    _add_instruments(commands)
     return top
+
+
+def _add_instruments(commands: Any) -> None:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--work", type=Path, help="folder to work in (default: the system's for temporary files)")
+    sampler = commands.add_parser("sampler", parents=[shared], help="what measuring costs")
+    sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+    sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
+    sampler.set_defaults(bench=instrument.sampler)
+    named = commands.add_parser("verdict", parents=[shared], help="is the bottleneck named that was planted?")
+    named.add_argument("--runs", type=int, default=10, help="of each bottleneck (default: %(default)s)")
+    named.add_argument("--seed", type=int, default=1, help="of the trees and the order")
+    named.add_argument("--plants", nargs="+", metavar="NAME", help="only these")
+    named.set_defaults(bench=verdict.verdict)
 
 
 def _add_files(parser: argparse.ArgumentParser, files: int, size_bytes: int) -> None:

@@ -89,6 +89,7 @@ class Blobark:
             "guid_mapping_file": str(here / "map.json"),
             "restore_root": str(place.restored),
             "metrics_log_file": str(here / "metrics.json"),
+            "save_metrics_log_file": str(here / "save-metrics.json"),
             "max_workers": self._workers,
             **self._choices,
         }

@@ -39,10 +39,12 @@ from blobark.model import display
 __all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connection_fault", "load"]
 
 FILE_NAME: Final = "config.yaml"
+_OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "save_metrics_log_file", "metrics_textfile")
 _SECRETS_WRITTEN: Final = {
     "connection_string": re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE),
     "account_key": re.compile(r"\S"),
     "sas_token": re.compile(r"\bsig(=|%3D)[^&;\s]", re.IGNORECASE),
+    "ping_url": re.compile(r"://[^/]+/."),
 }
 
 
@@ -87,6 +89,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_requests_per_s: int
     """0: any number."""
     metrics_log_file: Path
+    """The run log of a restore."""
+    save_metrics_log_file: Path
+    metrics_interval_s: float
+    """Seconds between samples."""
+    metrics_textfile: Path | None
+    """What Prometheus' node exporter reads."""
+    ping_url: Secret
+    """The address of a health check; whoever has it can ping in our name."""
     warnings: tuple[str, ...]
     """What a person should be told, one line each."""
 
@@ -220,8 +230,10 @@ def _conflicts(config: Config, *, restore_aside: bool) -> Iterator[tuple[str, st
     folders = [(key, path) for key, path in _own(config) if key in ("store", "state_dir")]
     if len(folders) == 2 and (_is_inside(folders[0][1], folders[1][1]) or _is_inside(folders[1][1], folders[0][1])):
         yield "state_dir", "expected another folder than that of store, and neither inside the other"
-    if config.guid_mapping_file == config.metrics_log_file:
-        yield "metrics_log_file", "expected another file than guid_mapping_file"
+    files: dict[Path, str] = {}
+    for key in _OWN_FILES:
+        if (path := getattr(config, key)) and (other := files.setdefault(path, key)) != key:
+            yield key, f"expected another file than {other}"
     for key, folder in folders:
         if any(_is_inside(root.path, folder) for root in config.source_path):
             yield "source_path", f"lies inside {key} ({folder})"
@@ -256,7 +268,7 @@ def _root_conflicts(roots: tuple[SourceRoot, ...]) -> Iterator[tuple[str, str]]:
 
 def _own(config: Config) -> list[tuple[str, Path]]:
     """What Blobark itself writes, by key."""
-    keys = ("store", "state_dir", "guid_mapping_file", "metrics_log_file")
+    keys = ("store", "state_dir", *_OWN_FILES)
     return [(key, path) for key in keys if isinstance(path := getattr(config, key), Path)]
 
 

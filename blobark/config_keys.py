@@ -131,10 +131,18 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * units[match[2]])
 
 
-def _seconds(text: str, _base: Path) -> float:
+def _timeout(text: str, _base: Path) -> float:
+    return _seconds(text, 1, 3600, "expected a time from 1s to 1h, such as 30s")
+
+
+def _interval(text: str, _base: Path) -> float:
+    return _seconds(text, 0.1, 60, "expected a time from 0.1s to 1m, such as 1s")
+
+
+def _seconds(text: str, least_s: float, most_s: float, expected: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|h)", text.strip().lower())
-    if match is None or not 1 <= (seconds := float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]) <= 3600:
-        raise ValueError("expected a time from 1s to 1h, such as 30s")
+    if match is None or not least_s <= (seconds := float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]) <= most_s:
+        raise ValueError(expected)
     return seconds
 
 
@@ -176,6 +184,19 @@ def _one_of(words: object) -> Callable[[str, Path], str]:
         return text
 
     return read
+
+
+def _ping_url(text: str, _base: Path) -> Secret:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and not url.fragment
+    except ValueError:
+        is_good = False
+    if text and (not is_good or re.search(r"[^\x21-\x7e]", text)):
+        raise ValueError("expected an address such as https://hc-ping.com/<uuid>")
+    return Secret(text)
 
 
 def _compression(text: str, _base: Path) -> int:
@@ -273,10 +294,14 @@ KEYS: Final[dict[str, Key]] = {
     "upload_check": Key(_one_of(UploadCheck), "full"),
     "max_workers": Key(_workers, "auto"),
     "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
-    "timeout": Key(_seconds, "30s", field="timeout_s"),
+    "timeout": Key(_timeout, "30s", field="timeout_s"),
     "max_bandwidth": Key(_bandwidth, "none"),
     "max_requests_per_s": Key(_requests, "none"),
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
+    "save_metrics_log_file": Key(_path, "blobark-data/save-metrics.json"),
+    "metrics_interval": Key(_interval, "1s", field="metrics_interval_s"),
+    "metrics_textfile": Key(_path),
+    "ping_url": Key(_ping_url, "", secret=True),
 }
 
 

@@ -68,7 +68,7 @@ class Crew:
         if wanted < 2 or not _has_one_thread():
             return
         workers, max_bytes = engine.workers // wanted, engine.max_bytes // wanted
-        for _ in range(wanted):
+        for number in range(wanted):
             try:
                 ours, theirs, pid = _fork()
             except OSError:  # there may be no more processes: this one does it by itself
@@ -77,16 +77,23 @@ class Crew:
             if pid == 0:
                 for end in (ours, *(member.socket for member in self._members)):
                     end.close()
-                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto)
+                engine.stages.share(number + 1, wanted + 1)
+                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto, stages=engine.stages)
                 serve_and_exit(Server(theirs, share, makers, counters))
             theirs.close()
             self._members.append(
                 _Member(pid, ours, max(LEAST_WAITING_JOBS, WAITING_JOBS_A_WORKER * workers), max_bytes)
             )
+        engine.stages.share(0, wanted + 1)
 
     def __len__(self) -> int:
         """How many there are to share the work with."""
         return len(self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        """The members' process numbers."""
+        return [member.pid for member in self._members]
 
     @property
     def in_flight(self) -> int:
@@ -219,14 +226,14 @@ class _Member(Generic[Job]):
         self.flush()
 
     def flush(self) -> None:
-        """Send what it takes just now."""
+        """Send what it takes just now. Where it has ended, what it said last is still to be received, and tells why."""
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
             pass
         except OSError:
-            raise self._death() from None
+            self.unsent = b""
 
     def receive(self) -> Iterator[tuple[Job, Outcome]]:
         """Yield what it has answered so far."""
@@ -249,6 +256,8 @@ class _Member(Generic[Job]):
                 entry = job.entry if answer.entry is None else answer.entry
                 how = answer.status, answer.bytes, answer.reason, answer.sent, answer.is_equal
                 yield job, Outcome(answer.sequence, entry, *how)
+            if not self.jobs:  # what still waits in its queue are words to its threads
+                self.counters["queued_batches"] = 0
             if report.failure is not None:
                 raise _raised(report.failure)
 

@@ -24,6 +24,7 @@ from blobark.model import Block, Entry
 from blobark.stores.base import Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
+from metrics.stages import COMPARE, DECODE, WRITE
 
 FETCHES = 2
 """How often content whose digest is wrong is fetched before it is given up."""
@@ -67,6 +68,7 @@ class Downloader:
     ) -> None:
         self._store = store
         self._engine = engine
+        self._stages = engine.stages
         self._entry = entry
         self._blocks = entry_blocks
         self._layout = Layout(entry.size, entry.ranges)
@@ -105,22 +107,30 @@ class Downloader:
     def _place(self, new: NewFile, old: OldFile | None, wanted: _Wanted) -> int:
         """Get one block into its place; return how many bytes came from the store."""
         block = wanted.block
+        since_ns = self._stages.now()
         if new.was_there and _read(new.descriptor, self._layout, wanted.offset, block) is not None:
+            self._stages.lap(COMPARE, since_ns)
             return 0
         data = old.read(block) if old is not None else None
+        if new.was_there or old is not None:
+            self._stages.lap(COMPARE, since_ns)
         fetched = 0
         if data is None:
             data, fetched = self._fetch(wanted), block.size
+        since_ns = self._stages.now()
         view = memoryview(data)
         for offset, length in self._layout.places(wanted.offset, block.size):
             new.write(view[:length], offset)
             view = view[length:]
+        self._stages.lap(WRITE, since_ns)
         return fetched
 
     def _fetch(self, wanted: _Wanted) -> bytes:
         for _ in range(FETCHES):
             data = b"".join(self._pieces(wanted))
-            if blocks.digest_of(data) == wanted.block.digest:
+            with self._stages.timed(DECODE):
+                digest = blocks.digest_of(data)
+            if digest == wanted.block.digest:
                 return data
         raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
 

@@ -30,6 +30,7 @@ from blobark.plan import Fate, Overwrite
 from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
+from metrics.stages import COMPARE, DECODE, METADATA, WRITE
 
 
 class RestoreJob(NamedTuple):
@@ -85,14 +86,24 @@ class Fetcher:
         self._overwrite = task.overwrite
         self._engine = engine
         self._turn = engine.turn
+        self._stages = engine.stages
         self._dry_run = dry_run
 
     def __call__(self, batch: list[RestoreJob]) -> list[Outcome]:
         """Restore a batch; return the outcome of each job."""
-        begun = [self._begin(job) for job in batch]
-        fetched = self._fetch_bundle(begun) if batch[0].bundle else [self._fetch(step) for step in begun]
+        stages = self._stages
+        begun = [stages.took(None, self._begin, job) for job in batch]
+        if batch[0].bundle:
+            bundle, bundle_ns = stages.took(None, self._fetch_bundle, [step for step, _ in begun])
+            fetched = [(step, bundle_ns // len(batch)) for step in bundle]
+        else:
+            fetched = [stages.took(None, self._fetch, step) for step, _ in begun]
         with self._turn:
-            return [self._end(job, step) for job, step in zip(batch, fetched, strict=True)]
+            ended = [stages.took(None, self._end, job, step) for job, (step, _) in zip(batch, fetched, strict=True)]
+        for job, (_, begun_ns), (_, fetched_ns), (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            if outcome.status is Status.DONE and job.entry.kind == "file":
+                stages.item(job.entry.size, begun_ns + fetched_ns + ended_ns)
+        return [outcome for outcome, _ in ended]
 
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
@@ -129,15 +140,19 @@ class Fetcher:
             return step
         entry = step.entry
         try:
+            since_ns = self._stages.now()
             with self._target.new_file(job.path, tag_of(job.path)) as new:
                 _Placer(new, entry).write(step.data)
+                since_ns = self._stages.lap(WRITE, since_ns)
                 new.keep(entry)
+                self._stages.lap(METADATA, since_ns)
         except ItemError as error:
             return Outcome(0, entry, Status.FAILED, reason=error.message)
         return self._done(entry, Status.DONE, step.reason)
 
     def _prepared(self, job: RestoreJob) -> _Small | Outcome:
         path, entry = job.path, job.entry
+        since_ns = self._stages.now()
         there = None if job.is_fresh else self._look(path)
         md5 = ""
         if job.is_mapped:  # the blob itself has to tell
@@ -152,12 +167,16 @@ class Fetcher:
             raise TargetError(reason)
         if fate is Fate.LEAVE:
             return Outcome(0, entry, Status.SKIPPED, reason=reason)
-        if fate is Fate.CHECK and there is not None and self._is_right(path, entry, there):
+        is_right = fate is Fate.CHECK and there is not None and self._is_right(path, entry, there)
+        if there is not None:
+            self._stages.lap(COMPARE, since_ns)
+        if is_right:
             return self._done(entry, Status.KEPT, "right already")
         if self._dry_run:
             return Outcome(0, entry, Status.DONE, reason=reason)
         if entry.kind != "file":
-            self._target.make_special(path, entry, tag_of(path))
+            with self._stages.timed(METADATA):
+                self._target.make_special(path, entry, tag_of(path))
         elif entry.content_size <= BLOCK_SIZE_BYTES:
             return _Small(entry, md5, reason)
         else:
@@ -220,8 +239,11 @@ class Fetcher:
             check = _Check(entry, md5)
             data = b"".join(content.pieces(self._store, self._server, entry)) if found is None else found
             found = None
+            since_ns = self._stages.now()
             check.update(data)
-            if check.is_right():
+            is_right = check.is_right()
+            self._stages.lap(DECODE, since_ns)
+            if is_right:
                 return data
             if fetch == FETCHES:
                 raise check.error()
@@ -240,7 +262,8 @@ class Fetcher:
             old = self._old_file(stack, path, entry)
             new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
             downloader.restore(new, old)
-            new.keep(entry)
+            with self._stages.timed(METADATA):
+                new.keep(entry)
 
     def _old_file(self, stack: contextlib.ExitStack, path: bytes, entry: Entry) -> OldFile | None:
         """Return what is in the file's place, to take blocks from; None where it is of no use."""
@@ -259,10 +282,14 @@ class Fetcher:
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
                 for piece in content.pieces(self._store, self._server, entry):
+                    since_ns = self._stages.now()
                     check.update(piece)
+                    since_ns = self._stages.lap(DECODE, since_ns)
                     placer.write(piece)
+                    self._stages.lap(WRITE, since_ns)
                 if check.is_right():
-                    new.keep(entry)
+                    with self._stages.timed(METADATA):
+                        new.keep(entry)
                     return
             if fetch == FETCHES:
                 raise check.error()

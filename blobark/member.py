@@ -159,7 +159,8 @@ class Server:
             raise ParentGone from None
 
     def _counters(self) -> dict[str, int]:
-        return {**self._stores_counters(), "workers": self._engine.pace.workers}
+        engine = self._engine
+        return {**self._stores_counters(), "workers": engine.pace.workers, "queued_batches": engine.queue.qsize()}
 
     def _frame(self) -> bytes:
         return self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0])

@@ -28,6 +28,7 @@ from blobark.snapshot import Manifest
 from blobark.stores.base import BLOCK_SIZE_BYTES, Priority, Store
 from blobark.target import Target
 from blobark.upload import memory_cost
+from metrics.stages import METADATA
 
 PRIVATE = 0o700
 """Mode of a directory until everything below it is there."""
@@ -140,7 +141,8 @@ class Restorer:
             while above and above[-1][0] != parent:
                 above.pop()
             if job.entry.kind == "dir":
-                above.append((path, self._make_directory(job)))
+                with self._context.engine.stages.timed(METADATA):
+                    above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any and not self._is_held(path):
                 is_fresh = bool(above) and above[-1][1]
                 yield RestoreJob(path, job.entry, job.is_mapped, is_fresh) if is_fresh else job
@@ -179,7 +181,8 @@ class Restorer:
             fault = fault_of(job.entry)
             if fault:
                 raise TargetError(f"its entry is damaged: {fault}")
-            outcome = self._link_to(job, first)
+            with self._context.engine.stages.timed(METADATA):
+                outcome = self._link_to(job, first)
         except TargetError as error:
             outcome = Outcome(0, job.entry, Status.FAILED, reason=error.message)
         self._take(job, outcome)
@@ -202,7 +205,8 @@ class Restorer:
 
     def _finish_directory(self, path: bytes, entry: Entry) -> None:
         try:
-            self._target.finish_directory(path, entry)
+            with self._context.engine.stages.timed(METADATA):
+                self._target.finish_directory(path, entry)
         except TargetError as error:
             if path not in self._failed_paths:
                 self._take(RestoreJob(path, entry), Outcome(0, entry, Status.FAILED, reason=error.message))

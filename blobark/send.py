@@ -28,6 +28,7 @@ from blobark.model import Entry, Outcome, Sent, Status
 from blobark.packs import PackWriter, Taken
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import Uploader, memory_cost
+from metrics.stages import READ
 
 PACKED_ENTRY_BYTES = 2048
 READ_AT_ONCE = 32
@@ -73,20 +74,28 @@ class Sender:
         self._level = task.level
         self._trees = [context.tree(name) for name in task.root_names]
         self._turn = engine.turn
+        self._stages = engine.stages
         self._uploader = Uploader(store, task.server, engine, context.config.delta, task.level)
         self._contents = Contents(context.config.state_dir, task.server) if task.dedupe else None
 
     def __call__(self, batch: list[Job]) -> list[Outcome]:
         """Store a batch; return the outcome of each job."""
+        stages = self._stages
         if batch[0].bundle:
-            return self._pack(batch)
+            outcomes, took_ns = stages.took(None, self._pack, batch)
+            for job in batch:
+                stages.item(job.entry.size, took_ns // len(batch))
+            return outcomes
         with self._turn:
-            read = [self._read_small(job.entry) for job in batch]
-        known = iter(self._claim([found for found in read if found is not None]))
-        return [
-            self._outcome(job, found, next(known) if found else Claim.OURS)
-            for job, found in zip(batch, read, strict=True)
+            read = [stages.took(READ, self._read_small, job.entry) for job in batch]
+        known = iter(self._claim([found for found, _ in read if found is not None]))
+        done = [
+            stages.took(None, self._outcome, job, found, next(known) if found else Claim.OURS)
+            for job, (found, _) in zip(batch, read, strict=True)
         ]
+        for job, (_, reading_ns), (_, sending_ns) in zip(batch, read, done, strict=True):
+            stages.item(job.entry.size, reading_ns + sending_ns)
+        return [outcome for outcome, _ in done]
 
     def close(self) -> None:
         """Close the trees, and the table of contents."""
@@ -141,7 +150,7 @@ class Sender:
             for start in range(0, len(batch), READ_AT_ONCE):
                 jobs = batch[start : start + READ_AT_ONCE]
                 with self._turn:
-                    read = [self._read_for_pack(job) for job in jobs]
+                    read = [self._stages.took(READ, self._read_for_pack, job)[0] for job in jobs]
                 known = iter(self._claim([found for found in read if not isinstance(found, Outcome)]))
                 for number, found in enumerate(read, start):
                     if isinstance(found, Outcome):

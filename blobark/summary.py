@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from blobark.builder import IndexResult
@@ -40,6 +41,26 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             print(f"  {name:<{width}}{printable(value)}")
+
+
+def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print rows with a name and any number of cells: a table where a person looks, plain lines elsewhere."""
+    if not sys.stdout.isatty():
+        columns = max(len(cells) for _, cells in rows)
+        widths = [max(len(cells[at]) for _, cells in rows if len(cells) > at) for at in range(columns)]
+        name_width = max(len(name) for name, _ in rows)
+        for name, cells in rows:
+            shown = (f"{printable(cell):<{width}}" for cell, width in zip(cells, widths, strict=False))
+            print(f"{name:<{name_width}}  {'  '.join(shown)}".rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    for name, cells in rows:
+        table.add_row(name, *(Text(printable(cell)) for cell in cells))
+    Console().print(table)
 
 
 def size(count: int) -> str:

@@ -34,6 +34,7 @@ from blobark.extents import cited, joined, sources
 from blobark.guids import blob_name
 from blobark.model import Block, Entry, Extent, Sent
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store, Upload
+from metrics.stages import DECODE, READ
 
 READINGS = 3
 MOST_CITED = 8
@@ -84,6 +85,7 @@ class Uploader:
         self._store = store
         self._server = server
         self._engine = engine
+        self._stages = engine.stages
         self._delta = delta
         self._level = level
         self._buffers = blocks.Buffers()
@@ -199,9 +201,12 @@ class Uploader:
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
+            since_ns = self._stages.now()
             for data in blocks.cut(source.read_blocks(descriptor, entry, READ_BYTES), entry.block_bits, self._buffers):
+                since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
                 size, digest = len(data), blocks.digest_of(data)
+                since_ns = self._stages.lap(DECODE, since_ns)
                 there = old.get(digest)
                 if cite and there is not None:
                     reading.extents.append(there)
@@ -212,11 +217,13 @@ class Uploader:
                 if level:
                     stored = memoryview(encode_where_it_pays(data, level))
                     self._buffers.give(data)
+                    self._stages.lap(DECODE, since_ns)
                 reading.extents.append(Extent(key, offset, len(stored), size, ZSTD if level else ""))
                 reading.blocks.append(Block(size, digest, len(stored) if level else 0))
                 reading.new.append(Block(len(stored), blocks.digest_of(stored) if level else digest))
                 yield _Piece(offset, reading.new[-1].digest, stored, there)
                 offset += len(stored)
+                since_ns = self._stages.now()
 
         def send(batch: list[_Piece]) -> list[int]:
             return [self._send(upload, piece) for piece in batch]

@@ -238,8 +238,9 @@ def test_a_run_without_jobs() -> None:
     assert drive("none", 0)[1:] == ["done 0 in flight 0"] * 2 + ["no child is left"]
 
 
-def test_a_bug_in_a_member_comes_with_its_traceback() -> None:
-    lines = drive("bug")
+@pytest.mark.parametrize("count", [1000, 30_000])  # with many, jobs are still being sent to it when it has ended
+def test_a_bug_in_a_member_comes_with_its_traceback(count: int) -> None:
+    lines = drive("bug", count)
     assert lines[1].startswith("Bug Traceback")
     assert any("ZeroDivisionError: only a test" in line for line in lines)
     assert lines[-1] == "no child is left"
