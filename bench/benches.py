@@ -1,4 +1,4 @@
-"""The three benches: which tools do which steps, in which order, and what is reported."""
+"""The benches: which tools do which steps, in which order, and what is reported."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from bench.tools import AzCopy, Blobark, Place, Rclone, Restic, Tool
 
 Costs = dict[tuple[str, str], list[Cost]]
 
+OWN = "blobark"
+PACKS: dict[str, object] = {"pack_below": "64KiB"}
 SLOW_CREATE_MS = 0.15
 SETTLE_MOST_S = 400
 
@@ -33,15 +35,64 @@ def azure(args: argparse.Namespace, work: Path) -> None:
         raise Failed("azure needs --endpoint, --connection-string or --server-command")
 
 
+def small(args: argparse.Namespace, work: Path) -> None:
+    """Many small files, with and without packs, beside the others and the file system's own limits."""
+    if args.server_command or args.endpoint or args.connection_string:
+        azure(args, work)
+    else:
+        makers: dict[str, Callable[[], Tool]] = {**_own(), "restic": partial(Restic, args.restic)}
+        tools = find(args, makers)
+        tree = make_tree(work, args, (args.size, args.size))
+        costs = compare(tools, ["save", "unchanged", "restore"], partial(Place, tree), work, args.runs)
+        report(args, work, f"{args.files:,} files of {args.size:,} bytes, stores in folders", tools, costs)
+        for tool in tools:
+            print(f"{tool.name}: {bytes_below(work / f'{tool.name}-1' / 'store'):,} bytes stored")
+    for what, seconds in limits(work / "tree", work / "limit").items():
+        print(f"a loop that only {what} these files: {args.files / seconds:,.0f} files/s")
+
+
+def _own() -> dict[str, Callable[[], Tool]]:
+    """Return Blobark as it is, with packs, and with compressed packs."""
+    choices: dict[str, dict[str, object]] = {
+        "blobark-packs": PACKS,
+        "blobark-packs-zstd": {**PACKS, "compression": "zstd"},
+        "blobark": {},
+    }
+    return {name: partial(Blobark, name=name, choices=chosen) for name, chosen in choices.items()}
+
+
+def limits(tree: Path, copy: Path) -> dict[str, float]:
+    """Return how many seconds it takes to do nothing but read, or create, the files of a tree."""
+    contents: list[tuple[str, bytes]] = []
+    started = time.perf_counter()
+    for folder, _, names in os.walk(tree):
+        for name in names:
+            with open(os.path.join(folder, name), "rb", buffering=0) as file:
+                contents.append((os.path.relpath(folder, tree), file.read()))
+    found = {"reads": time.perf_counter() - started}
+    for below in {below for below, _ in contents}:
+        (copy / below).mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    for number, (below, data) in enumerate(contents):
+        with open(f"{copy}/{below}/{number}", "wb", buffering=0) as file:
+            file.write(data)
+    found["creates"] = time.perf_counter() - started
+    return found
+
+
+def bytes_below(folder: Path) -> int:
+    """Return how long all files below a folder are together."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
 def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> None:
-    tools = find(
-        args,
-        {
-            "blobark": Blobark,
-            "rclone": partial(Rclone, args.rclone, defaults=args.defaults),
-            "azcopy": partial(AzCopy, args.azcopy, work, args.put_md5),
-        },
-    )
+    own = _own() if args.bench is small else {OWN: Blobark}
+    makers: dict[str, Callable[[], Tool]] = {
+        **own,
+        "rclone": partial(Rclone, args.rclone, defaults=args.defaults),
+        "azcopy": partial(AzCopy, args.azcopy, work, args.put_md5),
+    }
+    tools = find(args, makers)
     tree = make_tree(work, args, (args.size, args.size))
     made: list[str] = []
 
@@ -141,7 +192,7 @@ def find(args: argparse.Namespace, makers: dict[str, Callable[[], Tool]]) -> lis
         try:
             tools.append(makers[name]())
         except Failed as error:
-            if name == Blobark.name:
+            if name.startswith(OWN):
                 raise
             say(f"{name} is left out: {error}")
     return tools
@@ -217,7 +268,8 @@ def compare(
 def report(args: argparse.Namespace, work: Path, what: str, tools: Sequence[Tool], costs: Costs) -> None:
     """Print what was found out."""
     print(table.heading(work, f"{what}; median of {args.runs}", tools))
-    print(f"\n{table.comparison(costs, args.files, Blobark.name)}")
+    own = next((tool.name for tool in tools if tool.name.startswith(OWN)), OWN)
+    print(f"\n{table.comparison(costs, args.files, own)}")
     write_json(args, tools, {f"{step}, {name}": value for (step, name), value in costs.items()})
 
 

@@ -6,6 +6,8 @@
     python3 dev.py bench workers --server-command "fastblob --port {port} --latency-ms {latency}"
     python3 dev.py bench folder
     python3 dev.py bench memory
+    python3 dev.py bench sampler
+    python3 dev.py bench verdict
 
 Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
 is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
@@ -23,10 +25,11 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches
+from bench import benches, instrument, verdict
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -69,24 +72,28 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | large | workers | folder | memory")
+    commands = top.add_subparsers(
+        required=True, metavar="azure | large | small | workers | folder | memory | sampler | verdict"
+    )
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
-    azure.add_argument("--files", type=int, default=50_000)
-    azure.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    _add_files(azure, 50_000, 4096)
     _add_endpoint(azure)
     azure.add_argument("--defaults", action="store_true", help="rclone without --transfers 20: defaults on all sides")
     azure.set_defaults(bench=benches.azure, put_md5=False)
 
     large = commands.add_parser("large", parents=[shared], help="save and restore a few large files, at an endpoint")
-    large.add_argument("--files", type=int, default=4)
-    large.add_argument("--size", type=int, default=256 * 1024 * 1024, help="bytes of each file (default: %(default)s)")
+    _add_files(large, 4, 256 * 1024 * 1024)
     _add_endpoint(large)
     large.set_defaults(bench=benches.azure, put_md5=True, defaults=False)
 
+    small = commands.add_parser("small", parents=[shared], help="packs of small files, at an endpoint or in folders")
+    _add_files(small, 100_000, 4096)
+    _add_endpoint(small)
+    small.set_defaults(bench=benches.small, put_md5=False, defaults=False)
+
     workers = commands.add_parser("workers", parents=[shared], help="max_workers: auto beside fixed numbers")
-    workers.add_argument("--files", type=int, default=20_000)
-    workers.add_argument("--size", type=int, default=4096, help="bytes of each file (default: %(default)s)")
+    _add_files(workers, 20_000, 4096)
     workers.add_argument("--latencies", type=int, nargs="+", default=[1, 20, 100], metavar="MS")
     workers.add_argument("--settings", nargs="+", default=["auto", "2", "16", "64", "256", "512"], metavar="N")
     command = "a server to start, with {port} and {latency} (in ms) in it"
@@ -102,7 +109,27 @@ def parser() -> argparse.ArgumentParser:
     memory.add_argument("--files", type=int, nargs=2, default=[100_000, 1_000_000])
     memory.add_argument("--size", type=int, default=16, help="bytes of each file (default: %(default)s)")
     memory.set_defaults(bench=benches.memory, runs=1)
+    _add_instruments(commands)
     return top
+
+
+def _add_instruments(commands: Any) -> None:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--work", type=Path, help="folder to work in (default: the system's for temporary files)")
+    sampler = commands.add_parser("sampler", parents=[shared], help="what measuring costs")
+    sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+    sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
+    sampler.set_defaults(bench=instrument.sampler)
+    named = commands.add_parser("verdict", parents=[shared], help="is the bottleneck named that was planted?")
+    named.add_argument("--runs", type=int, default=10, help="of each bottleneck (default: %(default)s)")
+    named.add_argument("--seed", type=int, default=1, help="of the trees and the order")
+    named.add_argument("--plants", nargs="+", metavar="NAME", help="only these")
+    named.set_defaults(bench=verdict.verdict)
+
+
+def _add_files(parser: argparse.ArgumentParser, files: int, size_bytes: int) -> None:
+    parser.add_argument("--files", type=int, default=files)
+    parser.add_argument("--size", type=int, default=size_bytes, help="bytes of each file (default: %(default)s)")
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

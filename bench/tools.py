@@ -52,10 +52,13 @@ class Tool(Protocol):
 class Blobark:
     """The checkout that this program lies in, with the Python that runs this program."""
 
-    name = "blobark"
-
-    def __init__(self, workers: str = "auto") -> None:
+    def __init__(
+        self, workers: str = "auto", name: str = "blobark", choices: Mapping[str, object] | None = None
+    ) -> None:
+        """`choices` are keys of the configuration; `name` tells it from others of its kind."""
+        self.name = name
         self._workers = workers
+        self._choices = choices or {}
         self.version = re.findall(r'__version__ = "(.+)"', (ROOT / "blobark/__init__.py").read_text())[0]
         for script in SCRIPTS.values():  # so that no measured run is the first that compiles
             ask([sys.executable, ROOT / script, "--help"])
@@ -86,7 +89,9 @@ class Blobark:
             "guid_mapping_file": str(here / "map.json"),
             "restore_root": str(place.restored),
             "metrics_log_file": str(here / "metrics.json"),
+            "save_metrics_log_file": str(here / "save-metrics.json"),
             "max_workers": self._workers,
+            **self._choices,
         }
         if place.account:
             settings["connection_string"] = place.account.connection_string

@@ -1,5 +1,5 @@
 """`python -m blobark` is the same as the installed command `blobark`."""
 
-from blobark.cli import console
+from blobark.door import console
 
 console()

@@ -25,6 +25,9 @@ from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
 from blobark.rebuild import RebuildOptions, run_rebuild
 
+MONITORED = ("index", "save", "backup", "restore")
+"""Commands that monitoring is told of."""
+
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock   6 an objective is missed   130 interrupted"""
@@ -83,14 +86,16 @@ def _one(name: str, prog: str) -> argparse.ArgumentParser:
         epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
     parser.set_defaults(dry_run=False)
+    if command.by_itself is None:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
     if command.changes:
         text = "show what would be done, in bytes and requests; do nothing"
         parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the result, and nothing else")
     loudness = parser.add_mutually_exclusive_group()
-    loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
+    if command.by_itself is None:
+        loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
     loudness.add_argument("-q", "--quiet", action="store_true", help="print failures and nothing else")
     parser.add_argument("--version", action="version", version=f"blobark {__version__}")
     command.add_options(parser)
@@ -183,6 +188,19 @@ def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
 
 
+def _report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("logs", type=Path, nargs="+", metavar="RUN", help="a run log; several are laid side by side")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (default: RUN as .html)")
+    text = "also write the plain series: time, CPU, memory, disk, network"
+    parser.add_argument("--csv", type=Path, metavar="FILE", help=text)
+
+
+def _report(options: argparse.Namespace) -> Any:
+    from metrics.report import report
+
+    return report(options.logs, html=options.html, csv_file=options.csv)
+
+
 COMMANDS = {
     "index": Command(
         "build_index.py",
@@ -228,4 +246,13 @@ COMMANDS = {
         _run_rebuild,
     ),
     **LISTING_COMMANDS,
+    "report": Command(
+        "blobark report",
+        "show what a run log says, and what held the run up: in the terminal and as a page",
+        "restore-metrics.json\nbefore.json after.json --html compared.html\nrun.json --csv run.csv --json",
+        _report_options,
+        None,
+        changes=False,
+        by_itself=_report,
+    ),
 }

@@ -5,7 +5,8 @@ that mishandles a body. A store that computes the MD5 of each blob it gets in on
 
     note      with a sent entry's outcome: GUID, size and MD5 of what was read, durable together with it
     compare   list what begins like a noted GUID, 5,000 blobs a request; strike what is there as it was read
-    faulty    what is left arrived changed, cut or longer, or is gone: the save sends it again under another GUID
+    faulty    what is left arrived changed, cut or longer, or is gone: the save sends it again under another GUID,
+              with everything else that lies in the same blob
 
 What was noted and not struck lasts in the catalog until the next snapshot is published, so a run that goes on where
 another was killed audits what that one sent. Content sent in blocks, each of which the store checks as it comes, has
@@ -19,8 +20,9 @@ from itertools import islice
 
 from blobark.catalog import Catalog
 from blobark.context import Context
+from blobark.extents import blobs_of
 from blobark.guids import raw_guid
-from blobark.model import Entry
+from blobark.model import Entry, Sent
 from blobark.stores.base import PAGE_BLOBS, BlobInfo, Store, listings
 
 AUDITS = 3
@@ -59,43 +61,45 @@ class Audit:
         self._catalog = catalog
         self._server = server
 
-    def note(self, entry: Entry, md5: bytes) -> None:
-        """Note what was sent for an entry; b"" where its MD5 says nothing. Durable with the catalog's next commit."""
-        if entry.extents is None:  # otherwise its content is not what the blob of its GUID holds
-            self._catalog.note_sent(raw_guid(entry.guid), entry.content_size, md5)
+    def note(self, sent: Sent) -> None:
+        """Note a blob that was sent. Durable with the catalog's next commit."""
+        self._catalog.journal.note_sent(raw_guid(sent.guid), sent.size_bytes, sent.md5)
 
     def compare(self, store: Store) -> int:
         """Strike what the store has as it was read; return how many blobs those were. The rest is `faulty`."""
         begin = len(self._server) + 1
-        tags = self._catalog.sent_tags()
+        tags = self._catalog.journal.sent_tags()
         if tags:
             self._context.reporter.begin("audit", sum(tags.values()), 0)
         right = 0
         for page in pages(store, prefixes(self._server, (f"{self._server}_{tag}" for tag in tags))):
             self._context.check_stop()
             self._context.reporter.advance(len(page), 0)
-            right += self._catalog.strike_sent(
+            right += self._catalog.journal.strike_sent(
                 (raw_guid(info.key[begin:]), info.size_bytes, bytes.fromhex(info.md5)) for info in page
             )
+        self._catalog.journal.set_faulty_sent()
         self._catalog.commit()
         return right
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is noted, or everything has been struck."""
-        return not self._catalog.sent_tags()
+        return not self._catalog.journal.sent_tags()
 
     def is_faulty(self, entry: Entry) -> bool:
-        """Whether what was sent for this entry has not been struck."""
-        return entry.guid != "" and self._catalog.is_sent(raw_guid(entry.guid))
+        """Whether a blob that this entry's content lies in was not struck by the last `compare`."""
+        begin = len(self._server) + 1
+        blobs = blobs_of(self._server, entry) if entry.guid and entry.digest else []
+        return any(self._catalog.journal.is_faulty_sent(raw_guid(blob[begin:])) for blob in blobs)
 
-    def forget(self, entry: Entry) -> None:
-        """Note no longer what was sent for this entry: its GUID is given up."""
-        self._catalog.forget_sent(raw_guid(entry.guid))
+    def forget(self) -> None:
+        """Note no longer what the last `compare` did not strike: no entry lies in it any more."""
+        self._catalog.journal.forget_faulty_sent()
 
     def requests(self, others: int) -> int:
         """Return how many listings `compare` takes at least; the server has `others` blobs beside what was noted."""
-        counts = self._catalog.sent_tags()
+        counts = self._catalog.journal.sent_tags()
         if len(counts) > MAX_LISTINGS:
             counts = {"": sum(counts.values()) + others}
         return sum(map(listings, counts.values()))

@@ -26,7 +26,7 @@ from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.commands import IndexOptions, SaveOptions, hired, make_draft, save_draft
 from blobark.context import Context
-from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_ITEMS_FAILED, BlobarkError, Fatal
+from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
 from blobark.model import display, printable
@@ -142,7 +142,7 @@ class _Logged:
     def record(self, error: BaseException | None) -> Record:
         """Return how the run has ended, with `error` or without."""
         result = self.result
-        code = _code_of(error) if error else EXIT_ITEMS_FAILED if result and result.failed else EXIT_DONE
+        code = exit_code_of(error) if error else EXIT_ITEMS_FAILED if result and result.failed else EXIT_DONE
         seconds = round(time.monotonic() - self._started_s, 3)
         record = Record(started=self.started, seconds=seconds, exit_code=code, warnings=self._warnings)
         if isinstance(error, BlobarkError):
@@ -190,12 +190,6 @@ class _Hooked:
 
     def _tell(self, command: str | None, document: object) -> str:
         return run_hook(self._context, command, msgspec.json.encode(document)) if command else ""
-
-
-def _code_of(error: BaseException) -> int:
-    if isinstance(error, BlobarkError):
-        return error.exit_code
-    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
 
 
 def _patience(context: Context) -> Callable[[], None]:

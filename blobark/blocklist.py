@@ -10,10 +10,12 @@ import msgspec
 from blake3 import blake3
 from msgspec.structs import replace
 
+from blobark.codec import decode_all
 from blobark.errors import BlobExists, StoreError
+from blobark.extents import of_entry, split
 from blobark.manifest import DIGEST
 from blobark.model import Block, Entry
-from blobark.segments import compress, decompress
+from blobark.segments import compress, encode_blocks
 from blobark.stores.base import Store
 
 MOST_INLINE = 64
@@ -32,7 +34,7 @@ def noted(store: Store, server: str, entry: Entry, blocks: tuple[Block, ...], bi
     """Return the entry with its blocks noted, in itself or in an object that is stored for them."""
     if len(blocks) <= MOST_INLINE:
         return replace(entry, blocks=blocks, blocks_at="", block_bits=bits)
-    plain = msgspec.json.encode(blocks)
+    plain = encode_blocks(blocks)
     digest = blake3(plain).hexdigest()
     try:
         store.put(key_of(server, digest), compress(plain), {})
@@ -46,10 +48,16 @@ def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
     blocks = entry.blocks or ()
     if entry.blocks_at:
         try:
-            plain = decompress(store.read(key_of(server, entry.blocks_at)), MOST_PLAIN_BYTES)
+            plain = decode_all(store.read(key_of(server, entry.blocks_at)), MOST_PLAIN_BYTES)
             if blake3(plain).hexdigest() == entry.blocks_at:
                 blocks = _DECODER.decode(plain)
         except (StoreError, ValueError, msgspec.MsgspecError):
             return ()
     can_be = all(block.size > 0 and DIGEST.fullmatch(block.digest) for block in blocks)
-    return blocks if can_be and sum(block.size for block in blocks) == entry.content_size else ()
+    if not can_be or sum(block.size for block in blocks) != entry.content_size:
+        return ()
+    try:
+        split(of_entry(server, entry), blocks)
+    except ValueError:
+        return ()
+    return blocks

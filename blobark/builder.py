@@ -52,7 +52,7 @@ class IndexResult:
     dirs: int = 0
     mapped: int = 0
     unmapped: int = 0
-    """Regular files that are no line of the map: further hard links, and sparse files."""
+    """Regular files that are no line of the map: further hard links, sparse files, and what is no blob of its own."""
     roots: list[Root] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in TALLIES})
@@ -232,8 +232,9 @@ class DraftBuilder:
             return
         change, reason = plan.compare(previous, status, self._how, self._trusted_before_ns)
         if change is Change.KEEP:
+            entry = carry(entry, previous)
             self._count("unchanged" if previous.digest else "new", entry)
-            self._add(carry(entry, previous), found.path)
+            self._add(entry, found.path)
             return
         self._count("changed", entry)
         entry = replace(entry, guid=self._guids.next())
@@ -288,7 +289,7 @@ class DraftBuilder:
     def _count(self, tally: str, entry: Entry) -> None:
         if entry.kind != "dir":
             self._tallies[tally].add(entry.size)
-        if entry.ranges is not None:
+        if entry.ranges is not None or entry.extents is not None:
             self._result.unmapped += 1
 
     # What only the whole walk could tell

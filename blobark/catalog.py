@@ -7,7 +7,7 @@ as a snapshot's), and an overlay of single entries that are newer than their lin
     index    writes a new draft, in one transaction: a crash leaves the draft before it
     save     overlays each entry as its content gets stored; after publishing, the snapshot's segments are the draft
     segment  is also a cache of the store's segments, by digest
-    sent     what has been sent for this draft, and has not been audited (audit.py)
+    journal  what a save has done for this draft, and what is not known of it yet (journal.py)
 
 It is a cache: a lost or damaged catalog is rebuilt from the newest snapshot, which costs time and never data.
 One process at a time writes it (`state_lock`); `synchronous=NORMAL` keeps it whole through kill -9 and loss of power.
@@ -24,11 +24,13 @@ from pathlib import Path
 
 import msgspec
 
+from blobark import journal
 from blobark.errors import Fatal
+from blobark.journal import Journal
 from blobark.model import Entry, SegmentRef
 from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 POSITION_SHIFT = 20
 FLUSH_ROWS = 1000
 
@@ -37,7 +39,6 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segment(digest TEXT PRIMARY KEY, stored BLOB NOT NULL);
 CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
-CREATE TABLE sent(guid BLOB PRIMARY KEY, size INTEGER NOT NULL, md5 BLOB NOT NULL) WITHOUT ROWID;
 """
 
 _TEMPORARY = """
@@ -46,7 +47,6 @@ CREATE TEMP TABLE next_overlay(sequence INTEGER PRIMARY KEY, line BLOB);
 CREATE TEMP TABLE doubt(sequence INTEGER PRIMARY KEY, line BLOB, previous BLOB);
 CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode INTEGER, line BLOB);
 CREATE TEMP TABLE gone(inode INTEGER, line BLOB);
-CREATE TEMP TABLE claimed(blob TEXT PRIMARY KEY, size INTEGER, sequence INTEGER);
 CREATE TEMP TABLE job(root INTEGER, path BLOB, guid TEXT, placeholder INTEGER);
 """
 
@@ -69,7 +69,7 @@ class Catalog:
         self._db = connection
         self._keep = keep
         self._overlay_rows: list[tuple[int, bytes]] = []
-        self._sent_rows: list[tuple[bytes, int, bytes]] = []
+        self.journal = Journal(connection)
 
     @classmethod
     @contextlib.contextmanager
@@ -166,8 +166,7 @@ class Catalog:
     def adopt(self, refs: Iterable[SegmentRef], **values: str) -> None:
         """Make the segments of a published snapshot the draft, and commit. Each is in the catalog already."""
         self._overlay_rows.clear()
-        self._sent_rows.clear()
-        self._db.execute("DELETE FROM sent")
+        self.journal.clear()
         self._db.execute("DELETE FROM overlay")
         self._db.execute("DELETE FROM draft")
         rows = ((i, msgspec.json.encode(ref), 0, 0) for i, ref in enumerate(refs))
@@ -193,9 +192,7 @@ class Catalog:
         rows, self._overlay_rows = self._overlay_rows, []
         if rows:
             self._db.executemany("INSERT OR REPLACE INTO overlay VALUES (?, ?)", rows)
-        sent, self._sent_rows = self._sent_rows, []
-        if sent:
-            self._db.executemany("INSERT OR REPLACE INTO sent VALUES (?, ?, ?)", sent)
+        self.journal.flush()
 
     # Maps made elsewhere
 
@@ -208,52 +205,6 @@ class Catalog:
         """Yield what `set_jobs` noted, in the order of a manifest."""
         for root, path, guid, placeholder in self._db.execute("SELECT * FROM job ORDER BY root, path"):
             yield root, bytes(path), guid, bool(placeholder)
-
-    # Content that a save means to carry over and has not yet seen in the store
-
-    def claim(self, rows: Iterable[tuple[str, int, int]]) -> None:
-        """Note (blob, stored size, sequence) of content that is thought to be in the store."""
-        self._db.executemany("INSERT OR IGNORE INTO claimed VALUES (?, ?, ?)", rows)
-
-    def claimed_prefixes(self, length: int) -> list[str]:
-        """Return the distinct beginnings, of `length` characters, of the claimed blobs' keys."""
-        return [row[0] for row in self._db.execute("SELECT DISTINCT substr(blob, 1, ?) FROM claimed", (length,))]
-
-    def found(self, rows: Iterable[tuple[str, int]]) -> None:
-        """Strike (blob, stored size) pairs, which were seen in the store, from the claims."""
-        self._db.executemany("DELETE FROM claimed WHERE blob = ? AND size = ?", rows)
-
-    def unfound(self) -> Iterator[tuple[int, str]]:
-        """Yield (sequence, blob) of the claims that were not struck, in order, and forget them all."""
-        yield from self._db.execute("SELECT sequence, blob FROM claimed ORDER BY sequence").fetchall()
-        self._db.execute("DELETE FROM claimed")
-
-    # Content that was sent and has not been audited. A GUID is its 16 bytes, an MD5 too, or b"" where there is none
-
-    def note_sent(self, guid: bytes, size_bytes: int, md5: bytes) -> None:
-        """Note what was read of content that has been sent; durable with the next `commit`, gone with `adopt`."""
-        self._sent_rows.append((guid, size_bytes, md5))
-
-    def sent_tags(self) -> dict[str, int]:
-        """Return the beginnings (eight digits) of the GUIDs that were noted, and how many have each."""
-        self._flush()
-        return dict(self._db.execute("SELECT lower(hex(substr(guid, 1, 4))), count(*) FROM sent GROUP BY 1 ORDER BY 1"))
-
-    def strike_sent(self, rows: Iterable[tuple[bytes, int, bytes]]) -> int:
-        """Forget (GUID, stored size, MD5) that were seen in the store as they were noted; return how many were."""
-        self._flush()
-        query = "DELETE FROM sent WHERE guid = ? AND size = ? AND md5 IN (?, x'')"
-        return self._db.executemany(query, rows).rowcount
-
-    def is_sent(self, guid: bytes) -> bool:
-        """Whether a GUID was noted and not struck."""
-        self._flush()
-        return self._db.execute("SELECT 1 FROM sent WHERE guid = ?", (guid,)).fetchone() is not None
-
-    def forget_sent(self, guid: bytes) -> None:
-        """Forget a GUID that was noted."""
-        self._flush()
-        self._db.execute("DELETE FROM sent WHERE guid = ?", (guid,))
 
 
 class DraftWriter:
@@ -361,12 +312,14 @@ def _connect(path: Path, *, tries: int) -> sqlite3.Connection:
             connection.execute("PRAGMA temp_store = FILE")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+                connection.executescript(
+                    f"BEGIN; {_SCHEMA}{journal.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                )
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"schema version {version}")
             else:
                 connection.execute("SELECT count(*) FROM meta")
-            connection.executescript(_TEMPORARY)
+            connection.executescript(_TEMPORARY + journal.TEMPORARY)
         except sqlite3.OperationalError:
             connection.close()
             raise

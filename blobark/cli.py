@@ -16,19 +16,21 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
 from blobark import arguments, summary
+from blobark.command import Command
 from blobark.config import Config, load
 from blobark.context import Context
 from blobark.crew import Crew
 from blobark.doctor import DoctorResult
 from blobark.engine import Engine
-from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
+from blobark.errors import EXIT_BUG, EXIT_DONE, BlobarkError, Fatal, Interrupted
 from blobark.listings import Listing
 from blobark.model import printable
+from blobark.monitoring import Monitoring, exit_code
 from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.load import Limits
@@ -40,11 +42,6 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 REMOTE_WORKERS = 512
 """Up to so many threads, in all processes together, where as many as pay are looked for."""
 LOCAL_WORKERS = 2
-
-
-def console() -> NoReturn:
-    """Run the installed command `blobark`."""
-    sys.exit(main())
 
 
 def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
@@ -60,7 +57,7 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
         return _report_error(argparse.Namespace(command=command or "", json="--json" in argv), error)
     options.default_dir = CHECKOUT if command else None
     gc.freeze()  # what is loaded stays: the collector need not look at it again
-    shown = Display(quiet=options.quiet, verbose=options.verbose)
+    shown = Display(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         return _run(options, shown)
     except BlobarkError as error:
@@ -84,6 +81,9 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, shown: Display) -> int:
+    command = arguments.COMMANDS[options.command]
+    if command.by_itself is not None:
+        return _show(options, command.by_itself(options), None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
         options.config, environ=os.environ, overrides=arguments.overrides(options), default_dir=options.default_dir
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         context = _context(config, shown, stop, stores)
-        result = arguments.COMMANDS[options.command].run(context, options)
+        result = _monitored(command, context, options)
         if isinstance(result, Listing):
             return _show_listing(options, result, shown)
     finally:
@@ -111,17 +111,24 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     return _show(options, result, config, shown, time.monotonic() - started_s)
 
 
+def _monitored(command: Command, context: Context, options: argparse.Namespace) -> Any:
+    """Run a command; tell monitoring of it, if it is one that is scheduled and does anything."""
+    if command.run is None:
+        raise TypeError(f"{options.command} needs no context")
+    if options.command not in arguments.MONITORED or options.dry_run:
+        return command.run(context, options)
+    with Monitoring(context.config, options.command, context.reporter.warn) as monitoring:
+        monitoring.result = command.run(context, options)
+    return monitoring.result
+
+
 class OutputError(Exception):
     """Standard output does not take the result."""
 
 
-def _show(options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float) -> int:
+def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
-    if isinstance(result, DoctorResult):
-        code = result.exit_code
-    else:
-        failed = getattr(result, "failed", None) or getattr(result, "errors", [])
-        code = EXIT_ITEMS_FAILED if failed else EXIT_DONE
+    code = result.exit_code if isinstance(result, DoctorResult) else exit_code(result)
     try:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()
@@ -160,12 +167,17 @@ def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display)
 
 
 def _print_result(
-    options: argparse.Namespace, result: Any, config: Config, shown: Display, seconds: float, code: int
+    options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float, code: int
 ) -> None:
     if options.json:
         document = {"command": options.command, "seconds": round(seconds, 3), **msgspec.to_builtins(result)}
+        document.pop("rows", None)
         print(json.dumps({**document, "warnings": shown.warnings, "exit_code": code}))
-    elif not options.quiet:
+    elif options.quiet:
+        return
+    elif config is None:
+        summary.show_rows(result.rows)
+    else:
         summary.show(options.command, result, config, seconds, dry_run=options.dry_run)
 
 
@@ -189,6 +201,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
                     limits=Limits(config.max_bandwidth, config.max_requests_per_s, config.timeout_s),
                     stop=stop,
                     caller=engine.apart,
+                    stages=engine.stages,
                 )
             )
         return stores[0]
@@ -202,7 +215,8 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
 
     def counters() -> dict[str, float]:
         run = {"files": shown.items, "bytes": shown.bytes, "failed": shown.failed}
-        own, crews = {**store_counters(), "workers": 0 if crew else engine.pace.workers}, crew.counters()
+        threads = {"workers": 0 if crew else engine.pace.workers, "queued_batches": engine.queue.qsize()}
+        own, crews = {**store_counters(), **threads}, crew.counters()
         sums = {name: own.get(name, 0) + crews.get(name, 0) for name in own.keys() | crews.keys()}
         return {**run, "in_flight": engine.in_flight + crew.in_flight, **sums}
 

@@ -16,9 +16,11 @@ class Command(NamedTuple):
     about: str
     examples: str
     add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Context, argparse.Namespace], Any]
+    run: Callable[[Context, argparse.Namespace], Any] | None
     changes: bool = True
     """Whether it changes anything, and so has --dry-run."""
+    by_itself: Callable[[argparse.Namespace], Any] | None = None
+    """In place of `run` for a command that needs no configuration and no store."""
 
 
 def snapshot_number(text: str) -> int:

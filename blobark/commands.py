@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
-from blobark import __version__, identity, index, mapfile, mapjobs, snapshot
+from blobark import identity, index, mapfile, mapjobs, measured, snapshot
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
@@ -30,10 +30,15 @@ from blobark.publish import publish
 from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
-from blobark.save import Job, Saver, SaveResult, Sender, SendTask
+from blobark.save import Saver, SaveResult
+from blobark.send import Job, Sender, SendTask
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
+
+SAVE_SUMMARY = ("snapshot", "complete", "files", "file_bytes", "sent", "sent_bytes", "kept", "skipped", "workers")
+RESTORE_SUMMARY = ("files", "file_bytes", "written", "written_bytes", "kept", "dirs", "links", "specials", "workers")
+"""What of a result ends its run log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +128,18 @@ def save_draft(
         return saver.result
     store = context.open_store(options.create_container if context.config.store == "azure" else True)
     saver = Saver(context, catalog, store, catalog.get("server"), roots)
-    saver.store()
-    header = publish(context, catalog, store, saver, lost=len(lost))
-    saver.result.failed.extend(lost)
-    _name_stale(context, catalog, saver, header, {path for path, _ in told})
-    if catalog.get("map_outdated"):
-        index.write_map(context, catalog)
-        catalog.set(map_outdated="")
-        catalog.commit()
+    log, watched = context.config.save_metrics_log_file, context.sources()[0].path
+    with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
+        saver.store()
+        header = publish(context, catalog, store, saver, lost=len(lost))
+        saver.result.failed.extend(lost)
+        _name_stale(context, catalog, saver, header, {path for path, _ in told})
+        if catalog.get("map_outdated"):
+            index.write_map(context, catalog)
+            catalog.set(map_outdated="")
+            catalog.commit()
+        summary = {name: getattr(saver.result, name) for name in SAVE_SUMMARY}
+        measured.finish(context, sampler, summary, saver.result.failed)
     return saver.result
 
 
@@ -250,19 +259,18 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
             restorer.result.requests["list blobs"] = listings(wanted.files())
         if archive.is_needed:
             restorer.wait_for(archive, options.rehydrate or "standard")
-        sampler = None
-        if not options.dry_run:
-            from metrics.sampler import Sampler  # late: only a restore samples, and psutil takes 30 ms
-
-            run = _run_facts(context, wanted.server, wanted.header.number if wanted.header else 0)
-            log = context.config.metrics_log_file
-            sampler = stack.enter_context(Sampler(log, run=run, counters=context.counters, watch_path=root))
-        _restore(context, restorer, wanted)
-        if sampler is not None:
-            for warning in sampler.finish(_summary(restorer.result)):
-                context.reporter.warn(f"metrics: {warning}")
-            restorer.result.peak_rss_bytes = sampler.peak_rss_bytes
-        return restorer.result
+        result = restorer.result
+        if options.dry_run:
+            _restore(context, restorer, wanted)
+            return result
+        facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
+        log = context.config.metrics_log_file
+        with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
+            _restore(context, restorer, wanted)
+            summary = {name: getattr(result, name) for name in RESTORE_SUMMARY}
+            measured.finish(context, sampler, summary, result.failed)
+        result.peak_rss_bytes = sampler.peak_rss_bytes
+        return result
 
 
 def run_doctor(context: Context, commands: Sequence[str], *, dry_run: bool) -> DoctorResult:
@@ -345,26 +353,3 @@ def _catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | 
         return stack.enter_context(Catalog.open(state_dir, to_read=True))
     except (BlobarkError, OSError):
         return None
-
-
-def _run_facts(context: Context, server: str, number: int) -> dict[str, Any]:
-    config = context.config
-    return {
-        "kind": "restore",
-        "version": __version__,
-        "store": "azure" if config.store == "azure" else "folder",
-        "server": server,
-        "snapshot": number,
-        "settings": {"max_workers": context.config.max_workers or "auto", "max_memory_bytes": context.engine.max_bytes},
-    }
-
-
-def _summary(result: RestoreResult) -> dict[str, Any]:
-    return {
-        "files": result.files,
-        "file_bytes": result.file_bytes,
-        "written": result.written,
-        "written_bytes": result.written_bytes,
-        "kept": result.kept,
-        "failed": len(result.failed),
-    }

@@ -39,11 +39,12 @@ from blobark.model import display
 __all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connection_fault", "load"]
 
 FILE_NAME: Final = "config.yaml"
-_OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "log_file")
+_OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "save_metrics_log_file", "metrics_textfile", "log_file")
 _SECRETS_WRITTEN: Final = {
     "connection_string": re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE),
     "account_key": re.compile(r"\S"),
     "sas_token": re.compile(r"\bsig(=|%3D)[^&;\s]", re.IGNORECASE),
+    "ping_url": re.compile(r"://[^/]+/."),
 }
 
 
@@ -59,6 +60,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     one_file_system: bool
     change_detection: ChangeDetection
     delta: Delta
+    pack_below_bytes: int
+    """Files up to this size go into packs; 0: none does."""
+    dedupe: bool
+    compression: int
+    """The level of zstd; 0: content is stored as it is."""
     store: Path | Literal["azure"]
     auth: Auth | None
     connection_string: Secret
@@ -83,6 +89,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     max_requests_per_s: int
     """0: any number."""
     metrics_log_file: Path
+    """The run log of a restore."""
+    save_metrics_log_file: Path
+    metrics_interval_s: float
+    """Seconds between samples."""
+    metrics_textfile: Path | None
+    """What Prometheus' node exporter reads."""
+    ping_url: Secret
+    """The address of a health check; whoever has it can ping in our name."""
     log_file: Path | None
     """Gets a line for each backup."""
     max_age_s: int | None

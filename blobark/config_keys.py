@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
 
 import msgspec
 
+from blobark.codec import DEFAULT_LEVEL, LEVELS
 from blobark.config_file import Given
 
 Delta = Literal["whole", "extents", "off"]
@@ -27,6 +28,7 @@ _NO_URL: Final = "its endpoint is not a URL"
 _MOST_WORKERS: Final = 512
 _LEAST_MEMORY_BYTES: Final = 16 << 20
 _LEAST_BANDWIDTH: Final = 64 << 10
+_MOST_PACKED_BYTES: Final = 4 << 20
 _UNITS: Final = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _DECIMAL_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 
@@ -129,10 +131,18 @@ def _bytes(text: str) -> int:
     return int(float(match[1]) * units[match[2]])
 
 
-def _seconds(text: str, _base: Path) -> float:
+def _timeout(text: str, _base: Path) -> float:
+    return _seconds(text, 1, 3600, "expected a time from 1s to 1h, such as 30s")
+
+
+def _interval(text: str, _base: Path) -> float:
+    return _seconds(text, 0.1, 60, "expected a time from 0.1s to 1m, such as 1s")
+
+
+def _seconds(text: str, least_s: float, most_s: float, expected: str) -> float:
     match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?(s|m|h)", text.strip().lower())
-    if match is None or not 1 <= (seconds := float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]) <= 3600:
-        raise ValueError("expected a time from 1s to 1h, such as 30s")
+    if match is None or not least_s <= (seconds := float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]) <= most_s:
+        raise ValueError(expected)
     return seconds
 
 
@@ -181,6 +191,37 @@ def _one_of(words: object) -> Callable[[str, Path], str]:
         return text
 
     return read
+
+
+def _ping_url(text: str, _base: Path) -> Secret:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and not url.fragment
+    except ValueError:
+        is_good = False
+    if text and (not is_good or re.search(r"[^\x21-\x7e]", text)):
+        raise ValueError("expected an address such as https://hc-ping.com/<uuid>")
+    return Secret(text)
+
+
+def _compression(text: str, _base: Path) -> int:
+    """Read a level of zstd; 0 stands for `none`."""
+    name, _, level = text.partition(":")
+    if text == "none":
+        return 0
+    if name != "zstd" or (":" in text and not (re.fullmatch("[0-9]{1,2}", level) and int(level) in LEVELS)):
+        raise ValueError(f"expected none, zstd, or zstd:LEVEL with a level from {LEVELS[0]} to {LEVELS[-1]}")
+    return int(level) if level else DEFAULT_LEVEL
+
+
+def _pack_below(text: str, _base: Path) -> int:
+    """Read the size up to which files are packed, in bytes; 0 for none."""
+    size_bytes = 0 if text == "0" else _bytes(text)
+    if size_bytes > _MOST_PACKED_BYTES:
+        raise ValueError(f"expected 0 (off), or a size of at most {_MOST_PACKED_BYTES >> 20}MiB, such as 64KiB")
+    return size_bytes
 
 
 def _server(text: str, _base: Path) -> str:
@@ -248,6 +289,9 @@ KEYS: Final[dict[str, Key]] = {
     "one_file_system": Key(_flag, "false"),
     "change_detection": Key(_one_of(ChangeDetection), "strict"),
     "delta": Key(_one_of(Delta), "whole"),
+    "pack_below": Key(_pack_below, "0", field="pack_below_bytes"),
+    "dedupe": Key(_flag, "false"),
+    "compression": Key(_compression, "none"),
     "store": Key(_store, "blobark-data/store"),
     "auth": Key(_one_of(Auth)),
     "connection_string": Key(_secret, "", secret=True),
@@ -263,10 +307,14 @@ KEYS: Final[dict[str, Key]] = {
     "upload_check": Key(_one_of(UploadCheck), "full"),
     "max_workers": Key(_workers, "auto"),
     "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
-    "timeout": Key(_seconds, "30s", field="timeout_s"),
+    "timeout": Key(_timeout, "30s", field="timeout_s"),
     "max_bandwidth": Key(_bandwidth, "none"),
     "max_requests_per_s": Key(_requests, "none"),
     "metrics_log_file": Key(_path, "blobark-data/restore-metrics.json"),
+    "save_metrics_log_file": Key(_path, "blobark-data/save-metrics.json"),
+    "metrics_interval": Key(_interval, "1s", field="metrics_interval_s"),
+    "metrics_textfile": Key(_path),
+    "ping_url": Key(_ping_url, "", secret=True),
     "log_file": Key(_path),
     "max_age": Key(_age_s, field="max_age_s"),
     "hook_before": Key(_command, secret=True),

@@ -22,10 +22,11 @@ from msgspec.structs import replace
 
 from blobark import source
 from blobark.clock import now_ns
+from blobark.codec import ZSTD, decoded, encode, pays
 from blobark.errors import BlobExists, BlobNotFound, ContentError
 from blobark.extents import of_entry
 from blobark.guids import blob_name
-from blobark.model import Entry, Extent
+from blobark.model import Entry, Extent, Sent
 from blobark.segments import decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
 
@@ -41,26 +42,32 @@ class DifferentContent(BlobExists):
 class Stored:
     """A file's content is in the store: the entry as read, whether it was sent or there already, and the bytes sent.
 
-    `md5` has 16 bytes where it was asked for and the content is that of one `put`; otherwise it is empty.
+    `blob` is the blob that was made for it; None where all of it is somewhere else.
     """
 
     entry: Entry
     sent: bool
-    sent_bytes: int = 0
-    md5: bytes = b""
+    sent_bytes: int
+    blob: Sent | None
 
 
 def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry, *, md5: bool) -> Stored:
     """Store the empty blob that stands for a skipped directory, as Azure's tools know it."""
     entry = replace(entry, digest=EMPTY_DIGEST)
     meta = {"hdi_isfolder": "true", **blob_meta(root_name, entry)}
-    found = _md5_of(b"") if md5 else b""
+    return _put(store, blob_name(server, entry.guid), entry, b"", meta, md5=md5)
+
+
+def _put(store: Store, key: str, entry: Entry, data: bytes, meta: Mapping[str, str], *, md5: bool) -> Stored:
+    """Store all of an entry's content as a blob in one piece. Raises `DifferentContent`."""
+    size = entry.content_size if entry.kind == "file" else 0
+    blob = Sent(entry.guid, len(data), md5_of(data) if md5 else b"", size)
     try:
-        store.put(blob_name(server, entry.guid), b"", meta)
+        store.put(key, data, meta)
     except BlobExists:
-        check_same(store, blob_name(server, entry.guid), entry, 0)
-        return Stored(entry, sent=False, md5=found)
-    return Stored(entry, sent=True, md5=found)
+        check_same(store, key, entry, len(data))
+        return Stored(entry, sent=False, sent_bytes=0, blob=blob)
+    return Stored(entry, sent=True, sent_bytes=len(data), blob=blob)
 
 
 def stands_for_directory(info: BlobInfo) -> bool:
@@ -84,16 +91,20 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
     return entry, data
 
 
-def put_small(store: Store, server: str, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
-    """Store what `read_small` has read; `md5` asks for its MD5. Raises `DifferentContent`."""
+def put_small(
+    store: Store, server: str, root_name: bytes, entry: Entry, data: bytes, *, md5: bool, level: int = 0
+) -> Stored:
+    """Store what `read_small` has read; `md5` asks for its MD5, a zstd `level` for a frame where that pays.
+
+    Raises `DifferentContent`.
+    """
     key = blob_name(server, entry.guid)
-    found = _md5_of(data) if md5 else b""
-    try:
-        store.put(key, data, blob_meta(root_name, entry))
-    except BlobExists:
-        check_same(store, key, entry, len(data))
-        return Stored(entry, sent=False, md5=found)
-    return Stored(entry, sent=True, sent_bytes=len(data), md5=found)
+    if level and pays([data]):
+        frame = encode(data, level)
+        if len(frame) < len(data):
+            entry = replace(entry, extents=(Extent(key, 0, len(frame), len(data), ZSTD),))
+            data = frame
+    return _put(store, key, entry, data, blob_meta(root_name, entry), md5=md5)
 
 
 def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
@@ -102,14 +113,29 @@ def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
     Raises `ContentError` where a blob is missing or short; the digest is the caller's to compare.
     """
     for extent in of_entry(server, entry):
-        offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
-        while offset < end:
-            length = min(BLOCK_SIZE_BYTES, end - offset)
-            try:
-                yield store.read(extent.blob, offset, length)
-            except BlobNotFound:
-                raise ContentError(f"its blob {extent.blob} is missing from the store") from None
-            offset += length
+        yield from read_extent(store, extent)
+
+
+def read_extent(store: Store, extent: Extent, *, version: str = "") -> Iterator[bytes]:
+    """Yield what an extent names, as `pieces` does; with `version` the blob must still be that one."""
+    stored = _stored(store, extent, version)
+    return decoded(stored, extent.skip, extent.plain_length) if extent.codec else stored
+
+
+def _stored(store: Store, extent: Extent, version: str) -> Iterator[bytes]:
+    offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
+    while offset < end:
+        length = min(BLOCK_SIZE_BYTES, end - offset)
+        try:
+            yield store.read(extent.blob, offset, length, version=version)
+        except BlobNotFound:
+            raise missing(extent.blob) from None
+        offset += length
+
+
+def missing(blob: str) -> ContentError:
+    """Return what to raise when a blob is not in the store."""
+    return ContentError(f"its blob {blob} is missing from the store")
 
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
@@ -155,7 +181,7 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     try:
         info = store.stat(key)
     except BlobNotFound:
-        raise ContentError(f"its blob {key} is missing from the store") from None
+        raise missing(key) from None
     size = info.size_bytes
     if stands_for_directory(info):
         return Described(replace(entry, kind="dir", mode=entry.mode | (entry.mode & 0o444) >> 2), "")
@@ -169,7 +195,8 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     return Described(replace(entry, size=size, extents=extents, mtime_ns=now_ns()), md5)
 
 
-def _md5_of(data: bytes) -> bytes:
+def md5_of(data: bytes) -> bytes:
+    """Return the MD5 as a store may keep it."""
     return hashlib.md5(data, usedforsecurity=False).digest()
 
 
@@ -185,7 +212,7 @@ def check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
             same = (theirs.digest, theirs.extents) == (entry.digest, entry.extents)
         else:
             try:
-                same = _digest_of_blob(store, info, entry) == entry.digest
+                same = _digest_of(store, key, entry) == entry.digest
             except ContentError:  # archived, or damaged: nobody can tell
                 same = False
         if same:
@@ -193,10 +220,13 @@ def check_same(store: Store, key: str, entry: Entry, size_bytes: int) -> None:
     raise DifferentContent(f"{key} holds other content")
 
 
-def _digest_of_blob(store: Store, info: BlobInfo, entry: Entry) -> str:
+def _digest_of(store: Store, key: str, entry: Entry) -> str:
+    """Return the digest of what the store has in place of an entry's content."""
     hasher = source.content_hasher(entry)
-    for offset in range(0, info.size_bytes, BLOCK_SIZE_BYTES):
-        hasher.update(store.read(info.key, offset, min(BLOCK_SIZE_BYTES, info.size_bytes - offset)))
+    size = entry.content_size
+    for extent in (Extent(key, 0, size, size),) if entry.extents is None else entry.extents:
+        for piece in read_extent(store, extent):
+            hasher.update(piece)
     return hasher.hexdigest()
 
 

@@ -38,6 +38,8 @@ CHUNK_JOBS = 64
 LEAST_WAITING_JOBS = 1024
 WAITING_JOBS_A_WORKER = 16
 """How many jobs a member may have that it has not answered, so that none runs out of work while it is fed."""
+BUNDLE_WEIGHT = 512
+"""A bundle counts as so many jobs, however many it has: members hold few, and none waits for a whole one."""
 LEAST_MEMBER_BYTES = 64 * 1024 * 1024
 """What a member needs for the content that it has in flight."""
 FAREWELL_S = 3.0
@@ -66,7 +68,7 @@ class Crew:
         if wanted < 2 or not _has_one_thread():
             return
         workers, max_bytes = engine.workers // wanted, engine.max_bytes // wanted
-        for _ in range(wanted):
+        for number in range(wanted):
             try:
                 ours, theirs, pid = _fork()
             except OSError:  # there may be no more processes: this one does it by itself
@@ -75,16 +77,23 @@ class Crew:
             if pid == 0:
                 for end in (ours, *(member.socket for member in self._members)):
                     end.close()
-                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto)
+                engine.stages.share(number + 1, wanted + 1)
+                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto, stages=engine.stages)
                 serve_and_exit(Server(theirs, share, makers, counters))
             theirs.close()
             self._members.append(
                 _Member(pid, ours, max(LEAST_WAITING_JOBS, WAITING_JOBS_A_WORKER * workers), max_bytes)
             )
+        engine.stages.share(0, wanted + 1)
 
     def __len__(self) -> int:
         """How many there are to share the work with."""
         return len(self._members)
+
+    @property
+    def pids(self) -> list[int]:
+        """The members' process numbers."""
+        return [member.pid for member in self._members]
 
     @property
     def in_flight(self) -> int:
@@ -112,7 +121,7 @@ class Crew:
         Raises:
             BlobarkError: what stopped a member; a `Fatal` one when it was killed. The crew is of no use afterwards.
         """
-        chunks = grouped(jobs, cost, lambda: CHUNK_JOBS)
+        chunks = grouped(jobs, cost, lambda: CHUNK_JOBS, bundle_of)
         chunk = next(chunks, None)
         if chunk is None:
             return
@@ -168,11 +177,13 @@ class _Member(Generic[Job]):
 
     def __init__(self, pid: int, end: socket.socket, most_jobs: int, most_bytes: int) -> None:
         self.pid = pid
-        self._most_jobs = most_jobs
+        self._most_weight = most_jobs
         self._most_bytes = most_bytes
         self.socket = end
-        self.jobs: dict[int, tuple[Job, int]] = {}
+        self.jobs: dict[int, tuple[Job, int, int]] = {}
+        """What has not been answered, by its number: job, cost and weight."""
         self.bytes = 0
+        self._weight = 0
         self.unsent = b""
         self.counters: dict[str, int] = {}
         self._received = bytearray()
@@ -182,7 +193,7 @@ class _Member(Generic[Job]):
     @property
     def is_hungry(self) -> bool:
         """Whether it would take more jobs. What it may hold in memory its own engine sees to."""
-        return len(self.jobs) < self._most_jobs and self.bytes < 2 * self._most_bytes and not self.unsent
+        return self._weight < self._most_weight and self.bytes < 2 * self._most_bytes and not self.unsent
 
     def begin(self, task: msgspec.Struct, descriptors: tuple[int, ...]) -> None:
         """Send the task and the descriptors that it needs; the member is idle, so there is room for it."""
@@ -196,11 +207,14 @@ class _Member(Generic[Job]):
         self.socket.setblocking(False)
 
     def send_jobs(self, jobs: list[Job], costs: list[int]) -> None:
-        """Give it a chunk of jobs."""
+        """Give it a chunk of jobs: a bundle, or some without."""
         numbered = []
-        for job, cost in zip(jobs, costs, strict=True):
+        bundled = jobs[0].bundle != ""
+        for place, (job, cost) in enumerate(zip(jobs, costs, strict=True)):
             self._number += 1
-            self.jobs[self._number] = job, cost
+            weight = 1 if not bundled else 0 if place else BUNDLE_WEIGHT
+            self.jobs[self._number] = job, cost, weight
+            self._weight += weight
             numbered.append((self._number, cost, job))
         self.bytes += sum(costs)
         self.unsent = frame(numbered)
@@ -212,14 +226,14 @@ class _Member(Generic[Job]):
         self.flush()
 
     def flush(self) -> None:
-        """Send what it takes just now."""
+        """Send what it takes just now. Where it has ended, what it said last is still to be received, and tells why."""
         try:
             while self.unsent:
                 self.unsent = self.unsent[self.socket.send(self.unsent) :]
         except BlockingIOError:
             pass
         except OSError:
-            raise self._death() from None
+            self.unsent = b""
 
     def receive(self) -> Iterator[tuple[Job, Outcome]]:
         """Yield what it has answered so far."""
@@ -236,10 +250,14 @@ class _Member(Generic[Job]):
             report = self._decoder.decode(body)
             self.counters = report.counters
             for answer in report.answers:
-                job, cost = self.jobs.pop(answer.number)
+                job, cost, weight = self.jobs.pop(answer.number)
                 self.bytes -= cost
+                self._weight -= weight
                 entry = job.entry if answer.entry is None else answer.entry
-                yield job, Outcome(answer.sequence, entry, answer.status, answer.bytes, answer.reason, answer.md5)
+                how = answer.status, answer.bytes, answer.reason, answer.sent, answer.is_equal
+                yield job, Outcome(answer.sequence, entry, *how)
+            if not self.jobs:  # what still waits in its queue are words to its threads
+                self.counters["queued_batches"] = 0
             if report.failure is not None:
                 raise _raised(report.failure)
 
@@ -268,6 +286,11 @@ class _Member(Generic[Job]):
             "one of the run's own processes has ended before its time",
             "see the system's log (out of memory?) and run it again to go on where it stopped",
         )
+
+
+def bundle_of(job: HasEntry) -> str:
+    """Return what `Engine.run` needs to keep the jobs of a bundle together, too."""
+    return job.bundle
 
 
 def _fork() -> tuple[socket.socket, socket.socket, int]:

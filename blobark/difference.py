@@ -5,7 +5,7 @@ A segment that both have is not even read. Of the others each entry comes with w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from msgspec.structs import replace
 
@@ -32,6 +32,13 @@ class Difference:
         self.parent: Header | None = snapshot.latest(store, server, known) if store else None
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         """The digests of the newest snapshot's segments."""
+
+    def parent_segments(self) -> tuple[tuple[SegmentRef, ...], Callable[[SegmentRef], list[Entry]]]:
+        """Return the newest snapshot's segments, and what reads one: none of its entries where it is damaged."""
+        if self.parent is None or self._store is None:
+            return (), lambda _: []
+        manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
+        return self.parent.segments, lambda ref: self._readable(manifest, ref)
 
     def segments(self) -> list[DraftSegment]:
         """Return the draft's segments, as they are now, that are not the snapshot's."""

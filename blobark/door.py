@@ -1,12 +1,12 @@
-"""The door of the scripts build_index.py, save_blob.py and restore_blob.py.
+"""The door of all commands: `blobark`, `python -m blobark`, build_index.py, save_blob.py and restore_blob.py.
 
-It opens `blobark.cli`, or says in one line what is missing when they run where the libraries are not installed.
-So it imports nothing but the standard library, and runs on any Python 3.
+It opens `blobark.cli`, or says in one line what is missing when they run where the libraries are not installed. Ctrl-C
+while it opens, which takes a moment, ends the process without a word. So it imports nothing that takes time before it
+is ready for that, nothing but the standard library, and runs on any Python 3.
 """
 
-import importlib.util
+import os
 import sys
-from pathlib import Path
 
 LIBRARIES = (
     "azure",
@@ -23,24 +23,45 @@ LIBRARIES = (
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""
 
+INTERRUPTED = 130
 
-def run(command: str) -> int:
-    """Run one command of `blobark` with the arguments of this process; return the exit code."""
+
+def console() -> None:
+    """Run the command `blobark`."""
+    sys.exit(run())
+
+
+def run(command: str = "") -> int:
+    """Run the arguments of this process, of one command of `blobark` if it is named; return the exit code."""
+    try:
+        return _run(command)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _run(command: str) -> int:
+    import signal
+
+    # Raised while a library is imported, KeyboardInterrupt may come out as another error, or get lost.
+    usual = signal.getsignal(signal.SIGINT)
+    if usual is signal.default_int_handler:
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     problem = _problem()
     if problem:
-        script = Path(sys.argv[0]).name
-        print(f"{script}: {problem}: run `python3 dev.py setup`, then `.venv/bin/python {script} ...`", file=sys.stderr)
+        name = os.path.basename(sys.argv[0]) if command else "blobark"
+        how = f".venv/bin/python {name} ..." if command else ".venv/bin/blobark ..."
+        print(f"{name}: {problem}: run `python3 dev.py setup`, then `{how}`", file=sys.stderr)
         return 2
-    try:
-        from blobark.cli import main
-    except KeyboardInterrupt:
-        return 130
+    from blobark.cli import main
 
-    return main(command=command)
+    signal.signal(signal.SIGINT, usual)
+    return main(command=command or None)
 
 
 def _problem() -> str:
     if sys.version_info < (3, 11):
         return f"Blobark needs Python 3.11 or newer, and this is {sys.version.split()[0]}"
+    import importlib.util
+
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     return f"Blobark's libraries are not installed here ({', '.join(missing)})" if missing else ""

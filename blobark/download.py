@@ -16,13 +16,15 @@ from typing import NamedTuple
 
 from blobark import blocks, source
 from blobark.blocks import READ_BYTES, Layout
+from blobark.content import missing, read_extent
 from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
-from blobark.extents import Finder, of_entry
+from blobark.extents import Finder, of_entry, split
 from blobark.model import Block, Entry
 from blobark.stores.base import Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
+from metrics.stages import COMPARE, DECODE, WRITE
 
 FETCHES = 2
 """How often content whose digest is wrong is fetched before it is given up."""
@@ -66,14 +68,15 @@ class Downloader:
     ) -> None:
         self._store = store
         self._engine = engine
+        self._stages = engine.stages
         self._entry = entry
         self._blocks = entry_blocks
         self._layout = Layout(entry.size, entry.ranges)
-        self._finder = Finder(of_entry(server, entry))
+        self._finder = Finder(split(of_entry(server, entry), entry_blocks))
         self._versions: dict[str, str] = {}
 
     def restore(self, new: NewFile, old: OldFile | None) -> int:
-        """Fill a new file; return how many bytes were read from the store.
+        """Fill a new file; return how many bytes came from the store.
 
         Raises:
             ContentError: a block is missing from the store, or is not what was saved.
@@ -93,7 +96,7 @@ class Downloader:
         try:
             return self._store.stat(blob).version
         except BlobNotFound:
-            raise _missing(blob) from None
+            raise missing(blob) from None
 
     def _wanted(self) -> Iterator[_Wanted]:
         offset = 0
@@ -104,35 +107,36 @@ class Downloader:
     def _place(self, new: NewFile, old: OldFile | None, wanted: _Wanted) -> int:
         """Get one block into its place; return how many bytes came from the store."""
         block = wanted.block
+        since_ns = self._stages.now()
         if new.was_there and _read(new.descriptor, self._layout, wanted.offset, block) is not None:
+            self._stages.lap(COMPARE, since_ns)
             return 0
         data = old.read(block) if old is not None else None
+        if new.was_there or old is not None:
+            self._stages.lap(COMPARE, since_ns)
         fetched = 0
         if data is None:
             data, fetched = self._fetch(wanted), block.size
+        since_ns = self._stages.now()
         view = memoryview(data)
         for offset, length in self._layout.places(wanted.offset, block.size):
             new.write(view[:length], offset)
             view = view[length:]
+        self._stages.lap(WRITE, since_ns)
         return fetched
 
     def _fetch(self, wanted: _Wanted) -> bytes:
         for _ in range(FETCHES):
             data = b"".join(self._pieces(wanted))
-            if blocks.digest_of(data) == wanted.block.digest:
+            with self._stages.timed(DECODE):
+                digest = blocks.digest_of(data)
+            if digest == wanted.block.digest:
                 return data
         raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
 
     def _pieces(self, wanted: _Wanted) -> Iterator[bytes]:
-        for blob, offset, length in self._finder.parts(wanted.offset, wanted.block.size):
-            try:
-                yield self._store.read(blob, offset, length, version=self._versions[blob])
-            except BlobNotFound:
-                raise _missing(blob) from None
-
-
-def _missing(blob: str) -> ContentError:
-    return ContentError(f"its blob {blob} is missing from the store")
+        for part in self._finder.parts(wanted.offset, wanted.block.size):
+            yield from read_extent(self._store, part, version=self._versions[part.blob])
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

@@ -11,7 +11,8 @@ work.
     until there are no jobs and no batch is under way
 
 `work` answers for its item's own errors; whatever it raises stops the run: no new batch starts, the
-batches under way end, and the error is raised where `run` is iterated.
+batches under way end, and the error is raised where `run` is iterated. After an error that ends the whole run, as
+after an interruption, a thread that hangs is not waited for.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from blobark.errors import Fatal, Interrupted
+from blobark.errors import Fatal, Interrupted, ItemError, StoreError
 from blobark.pace import Pace
+from metrics.stages import TURN, Stages
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -33,6 +35,8 @@ Batch = tuple[list[Job], int]
 
 BATCH_BYTES = 1024 * 1024
 FAREWELL_S = 2.0
+LOOK_UP_S = 0.5
+"""How long a wait lasts until it is looked whether the run was asked to stop."""
 AHEAD_BATCHES = 32
 """Batches that wait for a thread, at most, and no more than there are threads: so that none waits for a batch."""
 
@@ -53,18 +57,31 @@ def _free(_job: object) -> int:
     return 0
 
 
+def _alone(_job: object) -> str:
+    return ""
+
+
 def grouped(
-    jobs: Iterable[Job], cost: Callable[[Job], int], most_jobs: Callable[[], int]
+    jobs: Iterable[Job],
+    cost: Callable[[Job], int],
+    most_jobs: Callable[[], int],
+    bundle: Callable[[Job], str] = _alone,
 ) -> Iterator[tuple[list[Job], list[int]]]:
-    """Yield groups of up to `most_jobs()` jobs that cost at most a MiB, or of one that costs more, with the costs."""
+    """Yield groups of up to `most_jobs()` jobs that cost at most a MiB, or of one that costs more, with the costs.
+
+    Jobs in a row that have the same `bundle`, which is not "", are a group of their own, however many they are.
+    """
     group: list[Job] = []
     costs: list[int] = []
     total = 0
+    name = ""
     for job in jobs:
-        price = cost(job)
-        if group and (len(group) >= most_jobs() or total + price > BATCH_BYTES):
+        price, wanted = cost(job), bundle(job)
+        is_full = not name and (len(group) >= most_jobs() or total + price > BATCH_BYTES)
+        if group and (wanted != name or is_full):
             yield group, costs
             group, costs, total = [], [], 0
+        name = wanted
         group.append(job)
         costs.append(price)
         total += price
@@ -80,14 +97,17 @@ class Turn:
     thread waits longer than `patience_s`: where calls are slow (a cold disk, a network) it is better to go on together.
     """
 
-    def __init__(self, patience_s: float = 0.002) -> None:
+    def __init__(self, stages: Stages, patience_s: float = 0.002) -> None:
+        self._stages = stages
         self._patience_s = patience_s
         self._lock = threading.Lock()
         self._holder = 0
 
     def __enter__(self) -> None:
+        since_ns = self._stages.now()
         if self._lock.acquire(timeout=self._patience_s):
             self._holder = threading.get_ident()
+        self._stages.lap(TURN, since_ns)
 
     def __exit__(self, *_: object) -> None:
         if self._holder == threading.get_ident():
@@ -102,19 +122,31 @@ class Engine:
     `stop`, once set (by a signal's handler, say), makes `run` raise `Interrupted`.
     """
 
-    def __init__(self, workers: int, max_bytes: int, stop: threading.Event, *, auto: bool = False) -> None:
+    def __init__(
+        self,
+        workers: int,
+        max_bytes: int,
+        stop: threading.Event,
+        *,
+        auto: bool = False,
+        stages: Stages | None = None,
+    ) -> None:
         self.workers = workers
         self.auto = auto
         self.max_bytes = max_bytes
         self.stop = stop
         self.pace = Pace(workers, auto=auto)
-        self.turn = Turn()
+        self.stages = stages or Stages(workers)
+        """Where the work notes what its time goes to."""
+        self.turn = Turn(self.stages)
+        self.queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        """Batches that wait for a thread."""
         self.in_flight = 0
         """Jobs that have been handed to a thread and whose results have not come back."""
 
     def within(self, max_bytes: int) -> Engine:
         """Return an engine for the pieces of one job of this one, which costs `max_bytes`."""
-        return Engine(self.workers, max_bytes, self.stop, auto=self.auto)
+        return Engine(self.workers, max_bytes, self.stop, auto=self.auto, stages=self.stages)
 
     def apart(self, work: Callable[[], Result]) -> Result:
         """Return `work()`. The main thread has another one do it, and hears a signal while that hangs."""
@@ -125,15 +157,25 @@ class Engine:
         return result
 
     def run(
-        self, jobs: Iterable[Job], work: Work[Job, Result], *, cost: Callable[[Job], int] = _free
+        self,
+        jobs: Iterable[Job],
+        work: Work[Job, Result],
+        *,
+        cost: Callable[[Job], int] = _free,
+        bundle: Callable[[Job], str] = _alone,
     ) -> Iterator[tuple[Job, Result]]:
-        """Yield each job with its result; `cost(job)` is what it holds in memory, in bytes."""
-        for batch in self.run_batches(self.batched(jobs, cost), work):
+        """Yield each job with its result; `cost(job)` is what it holds in memory, in bytes.
+
+        Jobs of the same `bundle`, which follow each other, are one batch; "" is none.
+        """
+        for batch in self.run_batches(self.batched(jobs, cost, bundle), work):
             yield from batch
 
-    def batched(self, jobs: Iterable[Job], cost: Callable[[Job], int]) -> Iterator[Batch[Job]]:
-        """Yield batches: as many jobs as the pace says, which cost at most a MiB, or one job that costs more."""
-        for batch, costs in grouped(jobs, cost, lambda: self.pace.batch_jobs):
+    def batched(
+        self, jobs: Iterable[Job], cost: Callable[[Job], int], bundle: Callable[[Job], str]
+    ) -> Iterator[Batch[Job]]:
+        """Yield batches: a bundle; as many jobs as the pace says, which cost at most a MiB; one job that costs more."""
+        for batch, costs in grouped(jobs, cost, lambda: self.pace.batch_jobs, bundle):
             yield batch, sum(costs)
 
     def run_batches(self, batches: Iterator[Batch[Job]], work: Work[Job, Result]) -> Iterator[list[tuple[Job, Result]]]:
@@ -143,10 +185,15 @@ class Engine:
         """
         run: _Run[Job, Result] = _Run(self, work)
         self.pace.look()
+        in_haste = True
         try:
             yield from run.results(batches)
+            in_haste = False
+        except (ItemError, StoreError):  # fails one item, and its files are in use until its threads have ended
+            in_haste = False
+            raise
         finally:
-            run.end()
+            run.end(in_haste=in_haste)
 
 
 class _Run(Generic[Job, Result]):
@@ -157,6 +204,7 @@ class _Run(Generic[Job, Result]):
         self._work = work
         self._cancelled = threading.Event()
         self._todo: queue.SimpleQueue[tuple[list[Job], int] | None] = queue.SimpleQueue()
+        engine.queue = self._todo
         self._done: queue.SimpleQueue[_Done[Job, Result]] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._serving = 0
@@ -186,17 +234,23 @@ class _Run(Generic[Job, Result]):
                 raise done.error
             yield list(zip(done.batch, done.results, strict=True))
 
-    def end(self) -> None:
-        """Stop the threads and wait for them: for ever at the end of a run, for a while after an interruption.
+    def end(self, *, in_haste: bool) -> None:
+        """Stop the threads and wait for them: until they have ended, or, in haste or interrupted, for a while.
 
         A thread that hangs in a request is left behind then: it is a daemon, and what it does is not published.
         """
         self._cancelled.set()
         for _ in range(self._serving):
             self._todo.put(None)
-        until_s = time.monotonic() + FAREWELL_S
+        until_s = 0.0
         for thread in self._threads:
-            thread.join(max(until_s - time.monotonic(), 0.0) if self._engine.stop.is_set() else None)
+            while thread.is_alive():
+                if not until_s and (in_haste or self._engine.stop.is_set()):
+                    until_s = time.monotonic() + FAREWELL_S
+                left_s = until_s - time.monotonic() if until_s else LOOK_UP_S
+                if left_s <= 0:
+                    break
+                thread.join(min(left_s, LOOK_UP_S))
         self._engine.in_flight = 0
 
     def _wanted(self) -> int:
@@ -231,7 +285,7 @@ class _Run(Generic[Job, Result]):
             if self._engine.stop.is_set():
                 raise Interrupted("interrupted", "run it again to go on where it stopped")
             try:
-                return self._done.get(timeout=0.5)
+                return self._done.get(timeout=LOOK_UP_S)
             except queue.Empty:
                 continue
 

@@ -59,6 +59,13 @@ class BlobarkError(Exception):
         return f"{self.message}: {self.hint}" if self.hint else self.message
 
 
+def exit_code_of(error: BaseException) -> int:
+    """Return the exit code of a run that `error` has ended."""
+    if isinstance(error, BlobarkError):
+        return error.exit_code
+    return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
+
+
 class ConfigError(BlobarkError):
     """The configuration, the command line or the map is wrong; `message` may hold several lines, one a mistake."""
 

@@ -1,7 +1,7 @@
 """Restoring items: what a thread of the engine does with a batch of them.
 
     each item   look at what is in its place; right already: keep it
-                else fetch the content, digest it, compare
+                else fetch the content (of a bundle: all that is needed of it, together), digest it, compare
     the batch   in one turn: write the small files that were fetched
     large files are written as they arrive, into a file without their name
 
@@ -23,12 +23,14 @@ from blobark import blocklist, content, plan, source
 from blobark.download import FETCHES, Downloader, OldFile
 from blobark.engine import Engine
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
-from blobark.guids import blob_name
+from blobark.extents import of_entry
 from blobark.manifest import fault_of
-from blobark.model import Block, Entry, Outcome, Status
+from blobark.model import Block, Entry, Extent, Outcome, Status
 from blobark.plan import Fate, Overwrite
+from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
+from metrics.stages import COMPARE, DECODE, METADATA, WRITE
 
 
 class RestoreJob(NamedTuple):
@@ -42,6 +44,8 @@ class RestoreJob(NamedTuple):
     entry: Entry
     is_mapped: bool = False
     is_fresh: bool = False
+    bundle: str = ""
+    """What neighbours in a pack have in common."""
 
 
 class FetchTask(msgspec.Struct, frozen=True):
@@ -49,6 +53,19 @@ class FetchTask(msgspec.Struct, frozen=True):
 
     server: str
     overwrite: Overwrite
+
+
+class _Small(NamedTuple):
+    """A small file that is to be fetched."""
+
+    entry: Entry
+    md5: str
+    reason: str
+
+    @property
+    def extent(self) -> Extent | None:
+        """Where its content lies, if that is to be read with its neighbours'."""
+        return near(self.entry)
 
 
 class _Fetched(NamedTuple):
@@ -69,16 +86,27 @@ class Fetcher:
         self._overwrite = task.overwrite
         self._engine = engine
         self._turn = engine.turn
+        self._stages = engine.stages
         self._dry_run = dry_run
 
     def __call__(self, batch: list[RestoreJob]) -> list[Outcome]:
         """Restore a batch; return the outcome of each job."""
-        begun = [(job, self._begin(job)) for job in batch]
+        stages = self._stages
+        begun = [stages.took(None, self._begin, job) for job in batch]
+        if batch[0].bundle:
+            bundle, bundle_ns = stages.took(None, self._fetch_bundle, [step for step, _ in begun])
+            fetched = [(step, bundle_ns // len(batch)) for step in bundle]
+        else:
+            fetched = [stages.took(None, self._fetch, step) for step, _ in begun]
         with self._turn:
-            return [self._end(job, step) for job, step in begun]
+            ended = [stages.took(None, self._end, job, step) for job, (step, _) in zip(batch, fetched, strict=True)]
+        for job, (_, begun_ns), (_, fetched_ns), (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            if outcome.status is Status.DONE and job.entry.kind == "file":
+                stages.item(job.entry.size, begun_ns + fetched_ns + ended_ns)
+        return [outcome for outcome, _ in ended]
 
-    def _begin(self, job: RestoreJob) -> _Fetched | Outcome:
-        """Do everything but the writing of a small file."""
+    def _begin(self, job: RestoreJob) -> _Small | Outcome:
+        """Do everything but the fetching and writing of a small file."""
         entry = job.entry
         try:
             if entry.error and not entry.has_content:
@@ -89,24 +117,46 @@ class Fetcher:
         except ItemError as error:
             return Outcome(0, entry, Status.FAILED, reason=error.message)
 
+    def _fetch_bundle(self, begun: list[_Small | Outcome]) -> list[_Fetched | Outcome]:
+        """Fetch the small files of a bundle together."""
+        extents = [step.extent for step in begun if isinstance(step, _Small) and step.extent is not None]
+        found = iter(read_together(self._store, extents))
+        return [
+            self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
+            for step in begun
+        ]
+
+    def _fetch(self, step: _Small | Outcome, found: bytes | ContentError | None = None) -> _Fetched | Outcome:
+        """Return a small file's content, verified; `found` is what has been fetched already."""
+        if isinstance(step, Outcome):
+            return step
+        try:
+            return _Fetched(step.entry, self._fetched(step.entry, step.md5, found), step.reason)
+        except ItemError as error:
+            return Outcome(0, step.entry, Status.FAILED, reason=error.message)
+
     def _end(self, job: RestoreJob, step: _Fetched | Outcome) -> Outcome:
         if isinstance(step, Outcome):
             return step
         entry = step.entry
         try:
+            since_ns = self._stages.now()
             with self._target.new_file(job.path, tag_of(job.path)) as new:
                 _Placer(new, entry).write(step.data)
+                since_ns = self._stages.lap(WRITE, since_ns)
                 new.keep(entry)
+                self._stages.lap(METADATA, since_ns)
         except ItemError as error:
             return Outcome(0, entry, Status.FAILED, reason=error.message)
         return self._done(entry, Status.DONE, step.reason)
 
-    def _prepared(self, job: RestoreJob) -> _Fetched | Outcome:
+    def _prepared(self, job: RestoreJob) -> _Small | Outcome:
         path, entry = job.path, job.entry
+        since_ns = self._stages.now()
         there = None if job.is_fresh else self._look(path)
         md5 = ""
         if job.is_mapped:  # the blob itself has to tell
-            described = content.describe_blob(self._store, blob_of(self._server, entry), entry)
+            described = content.describe_blob(self._store, of_entry(self._server, entry)[0].blob, entry)
             entry, md5 = described.entry, described.md5
             if entry.kind == "dir":
                 if not self._dry_run:
@@ -117,14 +167,18 @@ class Fetcher:
             raise TargetError(reason)
         if fate is Fate.LEAVE:
             return Outcome(0, entry, Status.SKIPPED, reason=reason)
-        if fate is Fate.CHECK and there is not None and self._is_right(path, entry, there):
+        is_right = fate is Fate.CHECK and there is not None and self._is_right(path, entry, there)
+        if there is not None:
+            self._stages.lap(COMPARE, since_ns)
+        if is_right:
             return self._done(entry, Status.KEPT, "right already")
         if self._dry_run:
             return Outcome(0, entry, Status.DONE, reason=reason)
         if entry.kind != "file":
-            self._target.make_special(path, entry, tag_of(path))
+            with self._stages.timed(METADATA):
+                self._target.make_special(path, entry, tag_of(path))
         elif entry.content_size <= BLOCK_SIZE_BYTES:
-            return _Fetched(entry, self._fetched(entry, md5), reason)
+            return _Small(entry, md5, reason)
         else:
             self._write_large(path, entry, md5)
         return self._done(entry, Status.DONE, reason)
@@ -178,13 +232,18 @@ class Fetcher:
         device = (os.major(there.st_rdev), os.minor(there.st_rdev)) if entry.rdev else None
         return stat.S_IMODE(there.st_mode) == entry.mode and device == entry.rdev
 
-    def _fetched(self, entry: Entry, md5: str) -> bytes:
-        """Return a small file's content, verified."""
+    def _fetched(self, entry: Entry, md5: str, found: bytes | ContentError | None) -> bytes:
+        if isinstance(found, ContentError):
+            raise found
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
-            data = b"".join(content.pieces(self._store, self._server, entry))
+            data = b"".join(content.pieces(self._store, self._server, entry)) if found is None else found
+            found = None
+            since_ns = self._stages.now()
             check.update(data)
-            if check.is_right():
+            is_right = check.is_right()
+            self._stages.lap(DECODE, since_ns)
+            if is_right:
                 return data
             if fetch == FETCHES:
                 raise check.error()
@@ -203,7 +262,8 @@ class Fetcher:
             old = self._old_file(stack, path, entry)
             new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
             downloader.restore(new, old)
-            new.keep(entry)
+            with self._stages.timed(METADATA):
+                new.keep(entry)
 
     def _old_file(self, stack: contextlib.ExitStack, path: bytes, entry: Entry) -> OldFile | None:
         """Return what is in the file's place, to take blocks from; None where it is of no use."""
@@ -222,10 +282,14 @@ class Fetcher:
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
                 for piece in content.pieces(self._store, self._server, entry):
+                    since_ns = self._stages.now()
                     check.update(piece)
+                    since_ns = self._stages.lap(DECODE, since_ns)
                     placer.write(piece)
+                    self._stages.lap(WRITE, since_ns)
                 if check.is_right():
-                    new.keep(entry)
+                    with self._stages.timed(METADATA):
+                        new.keep(entry)
                     return
             if fetch == FETCHES:
                 raise check.error()
@@ -268,16 +332,6 @@ class _Placer:
             if len(part) < length:
                 self._ranges.append((offset + len(part), length - len(part)))
             view = view[len(part) :]
-
-
-def blob_of(server: str, entry: Entry) -> str:
-    """Return the key of the blob that an entry's content begins in."""
-    return entry.extents[0].blob if entry.extents else blob_name(server, entry.guid)
-
-
-def blobs_of(server: str, entry: Entry) -> list[str]:
-    """Return the keys of all blobs that an entry's content lies in."""
-    return [extent.blob for extent in entry.extents] if entry.extents else [blob_name(server, entry.guid)]
 
 
 def _same_content(descriptor: int, entry: Entry) -> bool:

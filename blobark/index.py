@@ -60,7 +60,8 @@ def build(
     roots = msgspec.json.encode(result.roots).decode()
     is_outdated = catalog.get("map_outdated") != ""
     rules = context.rules.digest()
-    draft.commit(server=result.server, roots=roots, rules=rules, walk_started_ns=str(started_ns), map_outdated="1")
+    values = {"server": result.server, "roots": roots, "rules": rules, "walk_started_ns": str(started_ns)}
+    draft.commit(**values, map_outdated="1", map_made_elsewhere="")
     if dry_run:
         return result
     if is_outdated or before != _refs(catalog) or not owns_map(context, catalog):

@@ -10,9 +10,10 @@ import base64
 import re
 from collections.abc import Iterable, Iterator
 
+from blobark.codec import ZSTD
 from blobark.errors import ConfigError, SnapshotError
 from blobark.guids import GUID_PATTERN, TEMPORARY_NAME
-from blobark.model import Entry, Header, display
+from blobark.model import Entry, Extent, Header, display
 from blobark.stores.base import check_key
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -24,6 +25,8 @@ _MAX_OWNER = (1 << 32) - 2
 _MAX_MODE = 0o7777
 _MAX_MTIME_NS = 1 << 67
 _MAX_DEVICE = (1 << 20) - 1
+_MAX_SKIP_BYTES = 64 * 1024 * 1024
+"""Frames that hold more than one file are much shorter."""
 
 
 def places_of(header: Header) -> list[bytes]:
@@ -141,13 +144,21 @@ def _fault_of_content(entry: Entry) -> str:
         return "its ranges end after the file"
     if entry.extents is None:
         return "" if entry.guid else "it has no content"
-    for extent in entry.extents:
-        if min(extent.stored_offset, extent.stored_length) < 0 or extent.stored_length != extent.plain_length:
-            return "its extents cannot be"
-        if extent.stored_offset + extent.stored_length > _MAX_SIZE or not _is_key(extent.blob):
-            return "its extents cannot be"
+    if not all(map(is_extent, entry.extents)):
+        return "its extents cannot be"
     same = sum(extent.plain_length for extent in entry.extents) == entry.content_size
     return "" if same else "its extents are not as long as it is"
+
+
+def is_extent(extent: Extent) -> bool:
+    """Whether an extent can be."""
+    if min(extent.stored_offset, extent.stored_length, extent.plain_length, extent.skip) < 0:
+        return False
+    if extent.codec:
+        fits = extent.codec == ZSTD and extent.skip <= _MAX_SKIP_BYTES
+    else:
+        fits = extent.stored_length == extent.plain_length and not extent.skip
+    return fits and extent.stored_offset + extent.stored_length <= _MAX_SIZE and _is_key(extent.blob)
 
 
 def _is_key(key: str) -> bool:

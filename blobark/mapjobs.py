@@ -99,6 +99,7 @@ def draft_from_map(context: Context, catalog: Catalog, server: str) -> list[tupl
         walk_started_ns=str(started_ns),
         map_digest=mapfile.digest_of(map_path),
         map_outdated="",
+        map_made_elsewhere="1",
     )
     return failed
 
@@ -174,7 +175,7 @@ class _Drafter:
         if entry.kind != "file":
             return entry
         known = self._advance(entry)
-        if known is not None and known.guid == guid and known.digest:
+        if known is not None and known.guid == guid and known.digest and known.extents is None:
             parent, name = self._trees[root].parent(path)
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
             trusted_before_ns = int(self._catalog.get("walk_started_ns") or "0") - FRESH_NS

@@ -10,7 +10,6 @@ but this, and a member ends with its parent, however that ends.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import ctypes
 import os
@@ -27,7 +26,7 @@ import msgspec
 
 from blobark.engine import Batch, Engine, Work
 from blobark.errors import BlobarkError
-from blobark.model import Entry, Outcome, Status
+from blobark.model import Entry, Outcome, Sent, Status
 
 RECEIVE_BYTES = 256 * 1024
 
@@ -45,6 +44,10 @@ class HasEntry(Protocol):
     @property
     def entry(self) -> Entry:
         """The entry as the plan has it."""
+
+    @property
+    def bundle(self) -> str:
+        """What jobs that are done together have in common; "" for one that is done for itself."""
 
 
 Maker = Callable[[Any, list[int], Engine], Work[Any, Outcome]]
@@ -74,7 +77,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     status: Status
     bytes: int
     reason: str
-    md5: builtins.bytes
+    sent: Sent | None
+    is_equal: bool
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -139,7 +143,7 @@ class Server:
         """Yield the jobs as they come. No batch waits for a chunk that the parent may send only after an answer."""
         decoder = msgspec.json.Decoder(list[tuple[int, int, job_type]] | None)
         while (chunk := decoder.decode(self._frame())) is not None:
-            yield from self._engine.batched(chunk, lambda numbered: numbered[1])
+            yield from self._engine.batched(chunk, lambda numbered: numbered[1], lambda numbered: numbered[2].bundle)
 
     def _answered(self, work: Work[Any, Outcome], batch: list[_Numbered]) -> list[None]:
         outcomes = work([job for _, _, job in batch])
@@ -155,7 +159,8 @@ class Server:
             raise ParentGone from None
 
     def _counters(self) -> dict[str, int]:
-        return {**self._stores_counters(), "workers": self._engine.pace.workers}
+        engine = self._engine
+        return {**self._stores_counters(), "workers": engine.pace.workers, "queued_batches": engine.queue.qsize()}
 
     def _frame(self) -> bytes:
         return self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0])
@@ -175,7 +180,8 @@ class Server:
 
 def _answer(number: int, job: HasEntry, outcome: Outcome) -> Answer:
     entry = None if outcome.entry is job.entry else outcome.entry
-    return Answer(number, outcome.sequence, entry, outcome.status, outcome.bytes, outcome.reason, outcome.md5)
+    how = outcome.status, outcome.bytes, outcome.reason, outcome.sent, outcome.is_equal
+    return Answer(number, outcome.sequence, entry, *how)
 
 
 def frame(value: Any) -> bytes:

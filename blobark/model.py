@@ -16,7 +16,7 @@ import msgspec
 FORMAT = 1
 """Version of the stored format that this code writes, and the newest that it reads."""
 
-FEATURES: frozenset[str] = frozenset()
+FEATURES: frozenset[str] = frozenset({"zstd"})
 """What a snapshot may list under `requires` and still be read by this code."""
 
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
@@ -25,19 +25,28 @@ SortKey = tuple[int, bytes]
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A run of content: `stored_length` bytes at `stored_offset` of `blob` decode to `plain_length` bytes."""
+    """A run of content: `plain_length` bytes of what `stored_length` bytes at `stored_offset` of `blob` hold.
+
+    Without a codec those are the content itself; with one they decode to a run that has it from byte `skip` on.
+    """
 
     blob: str
     stored_offset: int
     stored_length: int
     plain_length: int
+    codec: str = ""
+    skip: int = 0
 
 
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """A piece of a large file's content: its length in bytes and its BLAKE3 digest, 64 hex digits."""
+    """A piece of a large file's content: its length in bytes and its BLAKE3 digest, 64 hex digits.
+
+    `stored` is the length of its frame where the content is stored encoded, else 0.
+    """
 
     size: int
     digest: str
+    stored: int = 0
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -142,6 +151,11 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         """Whether this is a further path of a hard-link group."""
         return bool(self.hardlink_to or self.hardlink_to_b64)
 
+    @property
+    def is_encoded(self) -> bool:
+        """Whether any of the content is stored with a codec."""
+        return self.extents is not None and any(extent.codec for extent in self.extents)
+
 
 class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One segment of a manifest: its BLAKE3 digest (of the plain lines), what it holds, and where it starts."""
@@ -155,6 +169,8 @@ class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     links: int = 0
     """Entries with `hardlink_to`."""
     errors: int = 0
+    encoded: int = 0
+    """Entries with an extent that has a codec."""
 
 
 class Root(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -230,12 +246,28 @@ class Status(enum.Enum):
     FAILED = "failed"
     CHANGED = "changed"
     """The item is not what the plan was made for; it goes round once more."""
+    EQUAL_UNDER_WAY = "equal content is under way"
+    """Another item with the same content is being stored; this one goes round once more when that is known."""
+
+
+class Sent(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A blob of content that is in the store now: its GUID, its stored length and the 16 bytes of its MD5.
+
+    The MD5 is b"" where it says nothing (the blob is made of blocks) or nobody asks. `plain_bytes` is how much content
+    it holds, before compression.
+    """
+
+    guid: str
+    size_bytes: int
+    md5: builtins.bytes
+    plain_bytes: int
 
 
 class Outcome(msgspec.Struct, frozen=True, gc=False):
     """What happened to one item: the one stream that progress, metrics, journal and exit code are folds over.
 
-    `sequence` is the entry's place in the index; `entry` is what the snapshot is to say of it now.
+    `sequence` is the entry's place in the index; `entry` is what the snapshot is to say of it now. `bytes` are those
+    that went over the line for it (of a restore: that were written).
     """
 
     sequence: int
@@ -243,8 +275,10 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     status: Status
     bytes: int = 0
     reason: str = ""
-    md5: builtins.bytes = b""
-    """Of content that was sent in one piece: the 16 bytes of its MD5, where the run is audited."""
+    sent: Sent | None = None
+    """The blob that was stored for it, and perhaps for others whose outcomes come with this one."""
+    is_equal: bool = False
+    """Whether its content was stored for another item."""
 
 
 def sort_key(root: int, raw_path: bytes) -> SortKey:

@@ -17,6 +17,7 @@ import msgspec
 from blobark import __version__, audit, snapshot
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
+from blobark.codec import ZSTD
 from blobark.context import Context
 from blobark.errors import Fatal
 from blobark.identity import this_host
@@ -60,12 +61,13 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
             files=sum(ref.files for ref in refs),
             file_bytes=sum(ref.file_bytes for ref in refs),
             errors=sum(ref.errors for ref in refs),
-            new_blobs=result.sent,
+            new_blobs=result.blobs,
             new_bytes=result.sent_bytes,
         ),
         segments=tuple(refs),
         tool=f"blobark {__version__}",
         parent=parent.number if parent else 0,
+        requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
     )
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)

@@ -1,6 +1,7 @@
 """The rebuild: a container that has lost its snapshots gets one made of what each blob says of itself.
 
     list     every blob of the server, with its metadata: path, owner, mode, times, digest, the map of its holes
+             a pack has the entries of its files in an index of its own
     join     the versions that cite earlier blobs (`delta: extents`) with those; where one is gone, what is left of the
              version goes below lost+found
     digest   what goes there, and the blobs that say nothing (made elsewhere, or their metadata were too long)
@@ -23,10 +24,12 @@ from msgspec.structs import replace
 
 from blobark import __version__, content, identity, rescue, snapshot
 from blobark.clock import now_ns, utc
+from blobark.codec import ZSTD
 from blobark.context import Context
 from blobark.errors import ConfigError, ItemError, SnapshotError
 from blobark.guids import GUID_PATTERN, blob_name
 from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Server, Totals, display, text_or_b64
+from blobark.packs import index_extent, read_index
 from blobark.scratch import Rescued
 from blobark.segments import SegmentWriter, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, listings
@@ -37,6 +40,7 @@ PROGRESS_EVERY = 5000
 
 MISSING = (
     "symlinks and special files, further names of hard links, empty directories, owners and modes of directories, "
+    "further files of content that was stored once, "
     "and what the blobs' metadata had no room for (over 6 KiB: extended attributes first). "
     "Files that were deleted or renamed before are there again"
 )
@@ -146,9 +150,13 @@ class _Rebuild:
             context.check_stop()
             context.reporter.advance(1, info.size_bytes)
             self._rescued.add_blob(info.key, info.size_bytes)
-            self._note(info)
-            result.files += 1
-            result.file_bytes += info.size_bytes
+            index = index_extent(info)
+            if index is None:
+                self._note(info)
+                result.files += 1
+                result.file_bytes += info.size_bytes
+            else:
+                self._note_packed(info, index)
         if not result.files:
             raise SnapshotError(f"{self._store.name} holds no blob of {self._server}", "is it the right store?")
         self._join()
@@ -168,6 +176,24 @@ class _Rebuild:
         else:
             result.lost += 1
             self._rescued.add_lost(info.key, info.size_bytes, info.created_ns)
+
+    def _note_packed(self, info: BlobInfo, index: Extent) -> None:
+        """Note what a pack's index tells of the files in it."""
+        try:
+            told = read_index(self._store, index)
+        except ItemError as error:
+            self._fail(info.key, error.message)
+            return
+        for root_name, told_entry in told:
+            entry = rescue.judged(root_name, told_entry)
+            if entry is None or rescue.fault_of_citing(self._server, entry, {info.key: info.size_bytes}.get):
+                self._fail(info.key, "its index tells of a file that cannot be")
+                continue
+            self._root_names.add(root_name)
+            path = rescue.joined(root_name, entry.raw_path)
+            self._rescued.add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
+            self.result.files += 1
+            self.result.file_bytes += entry.size
 
     def _join(self) -> None:
         """Take the versions that cite other blobs, now that all blobs are known; name those that are not whole."""
@@ -287,6 +313,7 @@ class _Rebuild:
             segments=tuple(refs),
             tool=f"blobark {__version__}",
             parent=before,
+            requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
             rescued=True,
         )
         snapshot.publish(self._store, header, check=self._store.lists_md5)

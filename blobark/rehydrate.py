@@ -19,7 +19,8 @@ import msgspec
 
 from blobark.context import Context
 from blobark.errors import BlobNotFound, Fatal, Interrupted, StoreDenied
-from blobark.fetch import RestoreJob, blobs_of
+from blobark.extents import blobs_of
+from blobark.fetch import RestoreJob
 from blobark.model import Outcome, Status
 from blobark.scratch import Waiting
 from blobark.stores.base import Priority, Store

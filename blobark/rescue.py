@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from blobark import content
 from blobark.errors import SnapshotError
+from blobark.extents import ends
 from blobark.guids import GUID_PATTERN, blob_name
 from blobark.manifest import check_path, fault_of
 from blobark.model import Entry, text_or_b64
@@ -26,18 +27,21 @@ def described(server: str, info: BlobInfo) -> tuple[bytes, Entry] | None:
     guid = info.key.removeprefix(f"{server}_")
     if entry is None or root_name is None or not GUID_PATTERN.fullmatch(guid):
         return None
-    entry = replace(entry, guid=guid, root=0, hardlink_to="", hardlink_to_b64="", error="", stale=False)
+    entry = judged(root_name, replace(entry, guid=guid))
+    return (root_name, entry) if entry is not None and _own_bytes(server, entry) == info.size_bytes else None
+
+
+def judged(root_name: bytes, entry: Entry) -> Entry | None:
+    """Return an entry as that of an item which nothing else is known of, None where it cannot be."""
+    entry = replace(entry, root=0, hardlink_to="", hardlink_to_b64="", error="", stale=False)
     try:
-        path = entry.raw_path
-        check_path(path)
+        check_path(entry.raw_path)
         if root_name != b"/":
             check_path(root_name.removeprefix(b"/"))
         is_right = root_name.startswith(b"/") and not fault_of(entry)
     except (SnapshotError, ValueError):
         return None
-    if not is_right or entry.kind not in ("file", "dir") or _own_bytes(server, entry) != info.size_bytes:
-        return None
-    return root_name, entry
+    return entry if is_right and entry.kind in ("file", "dir") else None
 
 
 def fault_of_citing(server: str, entry: Entry, size_of: Callable[[str], int | None]) -> str:
@@ -45,7 +49,7 @@ def fault_of_citing(server: str, entry: Entry, size_of: Callable[[str], int | No
 
     `size_of` returns the size of one of the server's blobs in bytes, None where there is no such blob.
     """
-    for blob, end in _ends(entry).items():
+    for blob, end in ends(entry.extents or ()).items():
         size = size_of(blob) if blob.startswith(f"{server}_") else None
         if size is None:
             return f"{blob}, which holds a part of it, is missing"
@@ -88,12 +92,4 @@ def _own_bytes(server: str, entry: Entry) -> int:
         return 0
     if entry.extents is None:
         return entry.content_size
-    return _ends(entry).get(blob_name(server, entry.guid), 0)
-
-
-def _ends(entry: Entry) -> dict[str, int]:
-    """Return how many bytes each blob that an entry's extents name must have at least."""
-    ends: dict[str, int] = {}
-    for extent in entry.extents or ():
-        ends[extent.blob] = max(ends.get(extent.blob, 0), extent.stored_offset + extent.stored_length)
-    return ends
+    return ends(entry.extents).get(blob_name(server, entry.guid), 0)

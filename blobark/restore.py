@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 
 from blobark import plan
 from blobark.context import Context
+from blobark.crew import bundle_of
 from blobark.errors import TargetError
 from blobark.fetch import Fetcher, FetchTask, RestoreJob, saved_badly, tag_of
 from blobark.manifest import checked, fault_of, places_of
 from blobark.model import Entry, Header, Outcome, Status, display, printable
 from blobark.plan import Fate, Overwrite
+from blobark.ranges import Neighbourhood, Requests, near
 from blobark.rehydrate import Archive
 from blobark.snapshot import Manifest
 from blobark.stores.base import BLOCK_SIZE_BYTES, Priority, Store
 from blobark.target import Target
 from blobark.upload import memory_cost
+from metrics.stages import METADATA
 
 PRIVATE = 0o700
 """Mode of a directory until everything below it is there."""
@@ -72,6 +75,7 @@ class Restorer:
         self._final_directories = False
         self._archive: Archive | None = None
         self._priority: Priority = "standard"
+        self._requests = Requests(server)
         self._failed_paths: set[bytes] = set()
         self._groups: set[bytes] = set()
         """Paths of restored files that further hard links may point to."""
@@ -88,7 +92,7 @@ class Restorer:
         """Restore every entry of a snapshot."""
         self.result.snapshot = header.number
         if self._dry_run:
-            self.result.requests |= {"get header and segments": 1 + len(header.segments), "get blob": 0}
+            self.result.requests |= {"get header and segments": 1 + len(header.segments)}
         places = places_of(header)
         self.items(jobs_of(header, manifest))
         for ref in header.segments:
@@ -116,11 +120,13 @@ class Restorer:
     def _items(self, jobs: Iterable[RestoreJob]) -> None:
         context, task = self._context, self._task
         for job, outcome in (
-            context.crew.run(task, self._prepare(jobs), cost=_cost, descriptors=(self._target.descriptor,))
+            context.crew.run(task, bundled(self._prepare(jobs)), cost=_cost, descriptors=(self._target.descriptor,))
             if context.crew
-            else context.engine.run(self._prepare(jobs), self._fetcher(), cost=_cost)
+            else context.engine.run(bundled(self._prepare(jobs)), self._fetcher(), cost=_cost, bundle=bundle_of)
         ):
             self._take(job, outcome)
+        if self._dry_run:
+            self.result.requests["get blob"] = self._requests.total()
         self.result.workers = context.workers
 
     def _fetcher(self) -> Fetcher:
@@ -135,7 +141,8 @@ class Restorer:
             while above and above[-1][0] != parent:
                 above.pop()
             if job.entry.kind == "dir":
-                above.append((path, self._make_directory(job)))
+                with self._context.engine.stages.timed(METADATA):
+                    above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any and not self._is_held(path):
                 is_fresh = bool(above) and above[-1][1]
                 yield RestoreJob(path, job.entry, job.is_mapped, is_fresh) if is_fresh else job
@@ -174,7 +181,8 @@ class Restorer:
             fault = fault_of(job.entry)
             if fault:
                 raise TargetError(f"its entry is damaged: {fault}")
-            outcome = self._link_to(job, first)
+            with self._context.engine.stages.timed(METADATA):
+                outcome = self._link_to(job, first)
         except TargetError as error:
             outcome = Outcome(0, job.entry, Status.FAILED, reason=error.message)
         self._take(job, outcome)
@@ -197,7 +205,8 @@ class Restorer:
 
     def _finish_directory(self, path: bytes, entry: Entry) -> None:
         try:
-            self._target.finish_directory(path, entry)
+            with self._context.engine.stages.timed(METADATA):
+                self._target.finish_directory(path, entry)
         except TargetError as error:
             if path not in self._failed_paths:
                 self._take(RestoreJob(path, entry), Outcome(0, entry, Status.FAILED, reason=error.message))
@@ -227,8 +236,7 @@ class Restorer:
                 result.written += 1
                 result.written_bytes += size
                 if self._dry_run and outcome.entry.content_size:
-                    pieces = -(-outcome.entry.content_size // BLOCK_SIZE_BYTES)
-                    result.requests["get blob"] = result.requests.get("get blob", 0) + pieces
+                    self._requests.add(outcome.entry, job.bundle)
         else:
             result.specials += 1
         if status is Status.KEPT:
@@ -241,6 +249,28 @@ def jobs_of(header: Header, manifest: Manifest) -> Iterator[RestoreJob]:
     entries = checked((entry for ref in header.segments for entry in manifest.read(ref)), len(places))
     for entry, path in entries:
         yield RestoreJob(_join(places[entry.root], path), entry)
+
+
+def bundled(jobs: Iterable[RestoreJob]) -> Iterator[RestoreJob]:
+    """Yield the jobs, those whose content lies near each other in one blob as bundles; the others are not held up."""
+    waiting: list[RestoreJob] = []
+    neighbourhood = Neighbourhood()
+    for number, job in enumerate(jobs):
+        extent = None if job.is_mapped else near(job.entry)
+        if extent is None:
+            yield job
+            continue
+        if not neighbourhood.takes(extent):
+            yield from _bundle(waiting, number)
+            waiting = []
+        waiting.append(job)
+    yield from _bundle(waiting, -1)
+
+
+def _bundle(jobs: list[RestoreJob], number: int) -> Iterator[RestoreJob]:
+    """Yield jobs as a bundle, which one alone is not."""
+    for job in jobs:
+        yield job._replace(bundle=str(number)) if len(jobs) > 1 else job
 
 
 def _join(place: bytes, path: bytes) -> bytes:

@@ -14,53 +14,35 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-import msgspec
 from msgspec.structs import replace
 
-from blobark import audit, content, source
+from blobark import audit
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
+from blobark.claims import Claims, is_claim
 from blobark.clock import now_ns
+from blobark.contents import Contents
 from blobark.context import Context, full_path
+from blobark.crew import bundle_of
 from blobark.difference import Difference
-from blobark.engine import Engine
-from blobark.errors import ItemError, SourceError
-from blobark.guids import TAG_LENGTH, GuidSource, blob_name
-from blobark.model import Entry, Outcome, Root, Status, display, printable
+from blobark.guids import GuidSource
+from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
+from blobark.packing import Packing
+from blobark.packs import room_for
+from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
-from blobark.upload import Uploader, memory_cost
 
 COMMIT_NS = 1_000_000_000
 LAST_ROUND = 3
 WRONG_AT_ONCE = 1000
 
 
-class SendTask(msgspec.Struct, frozen=True):
-    """What is the same for all jobs of a save."""
-
-    server: str
-    root_names: list[bytes]
-    md5: bool
-    """Whether outcomes are to have the MD5 of what was sent."""
-
-
-class Job(msgspec.Struct, frozen=True, gc=False):
-    """A file or placeholder to store; `previous` is what the newest snapshot has under its path."""
-
-    sequence: int
-    entry: Entry
-    previous: Entry | None
-    any_version: bool = False
-    """Whether the file may be another version than the entry says: its GUID has never been used."""
-
-
 @dataclass(slots=True)
 class SaveResult:
-    """What a save did: counts of files, and bytes of content."""
+    """What a save did: counts of files and blobs, and bytes."""
 
     server: str = ""
     snapshot: int = 0
@@ -69,11 +51,23 @@ class SaveResult:
     file_bytes: int = 0
     entries: int = 0
     sent: int = 0
+    """Files and placeholders whose content was stored, in so many `blobs`."""
+    blobs: int = 0
     sent_bytes: int = 0
+    """What went over the line for them."""
     audited: int = 0
     """Blobs that the store itself listed as they were read, before the snapshot was published."""
     sent_again: int = 0
     """Blobs that it did not, and that were sent again under another GUID. `sent` counts both."""
+    equal: int = 0
+    """Files whose content was stored for another one, and the bytes of it."""
+    equal_bytes: int = 0
+    packed: int = 0
+    """Files that were stored in packs, and in how many."""
+    packs: int = 0
+    plain_bytes: int = 0
+    """What the blobs hold that were made: of content before compression, and how long they are, with packs' headers."""
+    stored_bytes: int = 0
     kept: int = 0
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
@@ -95,13 +89,21 @@ class Saver:
         self._store = store
         self._server = server
         self._root_names = [root.raw_name for root in roots]
-        self._task = SendTask(server, self._root_names, audit.is_wanted(context, store))
+        config = context.config
+        by_map = catalog.get("map_made_elsewhere") != ""  # what such a map names is to be a blob of its own
+        dedupe, level = config.dedupe and not by_map, 0 if by_map else config.compression
+        self._task = SendTask(server, self._root_names, audit.is_wanted(context, store), level, dedupe)
+        self._contents: Contents | None = None
+        self._equal_under_way = 0
         self._audit = audit.Audit(context, catalog, server)
         self._guids = GuidSource()
+        self._packing = Packing(context, catalog, self._guids, 0 if by_map else config.pack_below_bytes)
         self._again: list[Job] = []
-        self._listings = 0
+        self._adopted = False
+        """Whether anything was found in packs of a run that was killed."""
         self._lost_groups: set[tuple[int, bytes]] = set()
         self._difference = Difference(context, catalog, store, server, self._root_names)
+        self._claims = Claims(catalog, store, server, self._difference)
         self.parent, self.known = self._difference.parent, self._difference.known
         self.result = SaveResult(server=server)
 
@@ -110,57 +112,97 @@ class Saver:
 
         Claimed content is looked for by `unfound`, after this has been exhausted.
         """
-        claims: list[tuple[str, int, int]] = []
         for sequence, entry, theirs in self._difference.entries():
             if entry.rule and entry.kind == "file":
                 self.result.skipped += 1
                 self._context.reporter.detail(f"skipped by {entry.rule}: {display(self.path_of(entry))}")
             elif entry.is_pending:
-                yield Job(sequence, entry, theirs)
-            elif entry.guid and (theirs is None or theirs.guid != entry.guid):
-                if entry.extents is not None:  # what it cites may be gone: it is read again
-                    yield Job(sequence, entry.without_content(), theirs)
-                    continue
-                claims.append((blob_name(self._server, entry.guid), entry.content_size, sequence))
-                if len(claims) >= 1000:
-                    self._catalog.claim(claims)
-                    claims.clear()
-        self._catalog.claim(claims)
+                job = Job(sequence, entry, theirs)
+                if not self._is_adopted(job):
+                    yield job
+            elif self._claims.missing is None and is_claim(entry, theirs):
+                self._claims.add(sequence, entry)
 
     def unfound(self) -> Iterator[Job]:
         """Yield what was claimed and is not in the store: to be sent again."""
-        prefixes = audit.prefixes(self._server, self._catalog.claimed_prefixes(len(self._server) + 1 + TAG_LENGTH))
-        for page in audit.pages(self._store, prefixes) if self._store else ():
-            self._listings += 1
-            self._catalog.found((info.key, info.size_bytes) for info in page)
-        missing = dict(self._catalog.unfound())
-        if missing:
-            for sequence, entry, theirs in self._difference.entries():
-                if sequence in missing:
-                    yield Job(sequence, entry.without_content(), theirs)
+        missing = self._claims.look()
+        for sequence, entry, theirs in self._difference.entries() if missing else ():
+            if sequence in missing:
+                entry = entry.without_content()
+                self._catalog.overlay(sequence, entry)
+                yield Job(sequence, entry, theirs)
 
     def store(self) -> None:
         """Store everything that is to be stored; each entry's outcome is durable in the catalog."""
         segments = self._catalog.draft()
         items, size = sum(s.pending for s in segments), sum(s.pending_bytes for s in segments)
         self._context.reporter.begin("save", items, size)
-        self._round(self.plan())
-        self._round(self.unfound())
-        self._settle()
+        with contextlib.ExitStack() as stack:
+            if self._task.dedupe:
+                self._contents = stack.enter_context(contextlib.closing(self._known_contents()))
+            self._adopt()
+            self._round(self._packing.cut(self.plan()))
+            self._round(self._packing.cut(self.unfound()))
+            self._settle()
+            self._finish()
+
+    def _known_contents(self) -> Contents:
+        """Return the table of what the newest snapshot names, with what a killed run has sent and this one has seen."""
+        contents = Contents(self._context.config.state_dir, self._server)
+        contents.begin(*self._difference.parent_segments())
+        for found, lost in self._claims.sorted():
+            contents.sent(found)
+            contents.forget(lost)
+        return contents
+
+    def _pending(self) -> Iterator[Job]:
+        for sequence, entry, theirs in self._difference.entries():
+            if entry.is_pending and not (entry.rule and entry.kind == "file"):
+                yield Job(sequence, entry, theirs)
+
+    def _finish(self) -> None:
         if self._task.md5 and self._store is not None:
             self._check_sent(self._store)
         self._catalog.commit()
         self.result.workers = self._context.workers
 
+    def _adopt(self) -> None:
+        """Find what a run that was killed has left in packs."""
+        if self._store is None:
+            return
+        for pack in self._packing.adopt(self._store, self._server):
+            self._adopted = True
+            if self._contents is not None:
+                self._contents.sent(pack.entries)
+            if self._task.md5:
+                self._audit.note(pack.blob)
+
+    def _is_adopted(self, job: Job) -> bool:
+        """Whether a file's content was found in a pack: then it is stored. Its GUID stands for this version of it."""
+        entry = self._catalog.journal.adopted(job.entry.guid) if self._adopted else None
+        if entry is None or entry.digest == "" or entry.size != job.entry.size:
+            return False
+        where = {"path": job.entry.path, "path_b64": job.entry.path_b64, "root": job.entry.root}
+        self._take(Outcome(job.sequence, replace(entry, **where), Status.KEPT))
+        return True
+
     def _settle(self) -> None:
+        """Store what could not be stored in its round."""
+        self._settle_changed()
+        while self._equal_under_way:
+            self._equal_under_way = 0
+            self._round(self._packing.cut(self._pending()))
+            self._settle_changed()
+
+    def _settle_changed(self) -> None:
         """Store what changed meanwhile, or whose GUID was taken."""
         for _ in range(LAST_ROUND - 1):
             jobs = [*self._renewed(self._again), *self._heirs()]
             self._again = []
             if jobs:
-                self._round(iter(jobs))
+                self._round(jobs)
         for job in self._again:
-            self._take(_failed(job, "its GUID was taken each time"))
+            self._take(failed(job, "its GUID was taken each time"))
         self._again = []
 
     def _check_sent(self, store: Store) -> None:
@@ -180,13 +222,16 @@ class Saver:
             wrong = (Job(place, entry, theirs) for place, entry, theirs in changed if self._audit.is_faulty(entry))
             if number == audit.AUDITS:
                 for job in wrong:
-                    self._audit.forget(job.entry)
-                    self._take(_failed(job, f"was sent {audit.AUDITS} times and arrived changed, or not at all"))
+                    self._take(failed(job, f"was sent {audit.AUDITS} times and arrived changed, or not at all"))
+                self._audit.forget()
                 return
+            if self._contents is not None:
+                self._contents.forget_run()
             before = self.result.sent_again
             while jobs := self._renewed(list(itertools.islice(wrong, WRONG_AT_ONCE))):
                 self.result.sent_again += len(jobs)
-                self._round(iter(jobs))
+                self._round(self._packing.cut(jobs))
+            self._audit.forget()
             count = self.result.sent_again - before
             if not count:
                 return
@@ -197,22 +242,32 @@ class Saver:
         """Fill the result with what `store` and publishing would do, and in how many requests; does none of it."""
         result = self.result
         blobs = blocks = 0
-        for job in itertools.chain(self.plan(), self.unfound()):
+        packs: dict[str, int] = {}
+        for job in self._packing.cut(itertools.chain(self.plan(), self.unfound())):
             size = job.entry.content_size
             if self._task.md5:
-                self._audit.note(job.entry, b"")
+                self._audit.note(Sent(job.bundle or job.entry.guid, size, b"", size))
             result.sent += 1
             result.sent_bytes += size
-            if size > BLOCK_SIZE_BYTES:
+            if job.bundle:
+                packs[job.bundle] = packs.get(job.bundle, 0) + room_for(size)
+                result.packed += 1
+            elif size > BLOCK_SIZE_BYTES:
                 blocks += -(-size // average_bytes(bits_for(size))) + 1
             else:
                 blobs += 1
-        segments = len(self._difference.segments())
+        segments, listings = len(self._difference.segments()), self._claims.listings
+        result.packs = len(packs)
+        for length in packs.values():
+            if length > BLOCK_SIZE_BYTES:
+                blocks += -(-length // BLOCK_SIZE_BYTES) + 1
+            else:
+                blobs += 1
         result.requests = {"put blob": blobs, "put block and commit": blocks, "put segment": segments, "put header": 1}
         if self._task.md5:
-            self._listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
+            listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
             result.requests["read segment and header back"] = segments + 1
-        result.requests["list blobs"] = self._listings
+        result.requests["list blobs"] = listings
 
     def path_of(self, entry: Entry) -> bytes:
         """Return an entry's absolute real path."""
@@ -239,21 +294,27 @@ class Saver:
             self._catalog.commit()
         return jobs
 
-    def _round(self, jobs: Iterator[Job]) -> None:
+    def _round(self, jobs: Iterable[Job]) -> None:
         if self._store is None:
             raise TypeError("there is no store to save to")
         context = self._context
         committed_ns = now_ns()
         with contextlib.closing(Sender(context, self._store, self._task, context.engine)) as sender:
             for job, outcome in (
-                context.crew.run(self._task, jobs, cost=_cost)
+                context.crew.run(self._task, jobs, cost=cost_of)
                 if context.crew
-                else context.engine.run(jobs, sender, cost=_cost)
+                else context.engine.run(jobs, sender, cost=cost_of, bundle=bundle_of)
             ):
                 if outcome.status is Status.CHANGED:
                     self._again.append(job)
+                elif outcome.status is Status.EQUAL_UNDER_WAY:
+                    self._equal_under_way += 1
                 else:
                     self._take(outcome)
+                self._packing.took(job)
+                if job.bundle and outcome.status is Status.DONE:
+                    self.result.packed += 1
+                    self.result.packs += outcome.sent is not None
                 if now_ns() - committed_ns > COMMIT_NS:
                     self._catalog.commit()
                     committed_ns = now_ns()
@@ -265,8 +326,8 @@ class Saver:
         self._catalog.overlay(outcome.sequence, entry)
         if entry.extents is not None:
             self._catalog.set(map_outdated="1")
-        if self._task.md5 and outcome.status in (Status.DONE, Status.KEPT):
-            self._audit.note(entry, outcome.md5)
+        if self._task.md5 and outcome.sent is not None:
+            self._audit.note(outcome.sent)
         path = self.path_of(entry)
         self._context.reporter.outcome(outcome, path)
         if outcome.status is Status.FAILED:
@@ -276,6 +337,13 @@ class Saver:
         elif outcome.status is Status.DONE:
             result.sent += 1
             result.sent_bytes += outcome.bytes
+            if outcome.sent is not None:
+                result.blobs += 1
+                result.plain_bytes += outcome.sent.plain_bytes
+                result.stored_bytes += outcome.sent.size_bytes
+        elif outcome.is_equal:
+            result.equal += 1
+            result.equal_bytes += entry.content_size
         else:
             result.kept += 1
         if entry.changed_while_read and outcome.status is not Status.FAILED:
@@ -288,102 +356,9 @@ class Saver:
         if not jobs:
             return renewed
         for job in jobs:
-            self._audit.forget(job.entry)
             entry = replace(job.entry.without_content(), guid=self._guids.next())
             self._catalog.overlay(job.sequence, entry)
             renewed.append(Job(job.sequence, entry, job.previous, any_version=True))
         self._catalog.set(map_outdated="1")
         self._catalog.commit()
         return renewed
-
-
-class Sender:
-    """Stores batches of jobs; called from many threads."""
-
-    def __init__(self, context: Context, store: Store, task: SendTask, engine: Engine) -> None:
-        self._store = store
-        self._server = task.server
-        self._root_names = task.root_names
-        self._md5 = task.md5
-        self._trees = [context.tree(name) for name in task.root_names]
-        self._turn = engine.turn
-        self._uploader = Uploader(store, task.server, engine, context.config.delta)
-
-    def __call__(self, batch: list[Job]) -> list[Outcome]:
-        """Store a batch; return the outcome of each job."""
-        with self._turn:
-            read = [self._read_small(job.entry) for job in batch]
-        return [self._outcome(job, data) for job, data in zip(batch, read, strict=True)]
-
-    def close(self) -> None:
-        """Close the trees."""
-        for tree in self._trees:
-            if tree is not None:
-                tree.close()
-
-    def _outcome(self, job: Job, read: tuple[Entry, bytes] | None) -> Outcome:
-        try:
-            if read is not None:
-                root_name = self._root_names[job.entry.root]
-                return _stored(job, content.put_small(self._store, self._server, root_name, *read, md5=self._md5))
-            return self._store_one(job)
-        except content.DifferentContent:
-            return Outcome(job.sequence, job.entry, Status.CHANGED)
-        except ItemError as error:
-            return _failed(job, error.message)
-
-    def _read_small(self, entry: Entry) -> tuple[Entry, bytes] | None:
-        """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
-        if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
-            return None
-        try:
-            descriptor = self._open(entry)
-            try:
-                if source.same_version(entry, os.fstat(descriptor)):
-                    return content.read_small(entry, descriptor)
-            finally:
-                os.close(descriptor)
-        except SourceError:
-            pass  # the longer way says why
-        return None
-
-    def _open(self, entry: Entry) -> int:
-        tree = self._trees[entry.root]
-        if tree is None:
-            raise SourceError("its source_path has left the configuration: run build_index.py again")
-        return tree.open(entry.raw_path)
-
-    def _store_one(self, job: Job) -> Outcome:
-        """Store a placeholder, a large file, or one that does not hold still."""
-        entry, root_name = job.entry, self._root_names[job.entry.root]
-        if entry.kind == "dir":
-            return _stored(job, content.put_placeholder(self._store, self._server, root_name, entry, md5=self._md5))
-        descriptor = self._open(entry)
-        try:
-            status = os.fstat(descriptor)
-            source.check_regular(status)
-            if not job.any_version and not source.same_version(entry, status):
-                return Outcome(job.sequence, entry, Status.CHANGED)
-            stored = self._uploader.put_file(root_name, entry, descriptor, status, job.previous, md5=self._md5)
-            return _stored(job, stored)
-        finally:
-            os.close(descriptor)
-
-
-def _stored(job: Job, stored: content.Stored) -> Outcome:
-    status = Status.DONE if stored.sent else Status.KEPT
-    return Outcome(job.sequence, stored.entry, status, stored.sent_bytes, md5=stored.md5)
-
-
-def _failed(job: Job, reason: str) -> Outcome:
-    """Let the entry say why it failed, and name the content it had before, if it had any."""
-    previous = job.previous
-    if previous is not None and previous.has_content:
-        entry = replace(previous, error=reason, stale=True)
-    else:
-        entry = replace(job.entry.without_content(), guid="", error=reason)
-    return Outcome(job.sequence, entry, Status.FAILED, reason=reason)
-
-
-def _cost(job: Job) -> int:
-    return memory_cost(job.entry)

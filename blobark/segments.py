@@ -11,20 +11,15 @@ This module turns entries into segments and back; it does not know where segment
 
 from __future__ import annotations
 
-import sys
 import zlib
 from collections.abc import Callable
 
 import msgspec
 from blake3 import blake3
 
+from blobark.codec import decode_all, encode
 from blobark.errors import SnapshotError
-from blobark.model import Entry, SegmentRef, display
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from blobark.model import Block, Entry, SegmentRef, display
 
 CUT_MASK = 0xFFF
 MAX_ENTRIES = 32_768
@@ -36,20 +31,36 @@ MAX_PLAIN_BYTES = 2 * CUT_BYTES
 
 ZSTD_LEVEL = 3
 
-encode_entry = msgspec.json.Encoder().encode
+_encode = msgspec.json.Encoder().encode
 _decoder = msgspec.json.Decoder(Entry)
 decode_entry = _decoder.decode
 
 Sink = Callable[[SegmentRef, bytes], None]
 
 
+def encode_entry(entry: Entry) -> bytes:
+    """Return an entry as JSON."""
+    line = _encode(entry)
+    return line if entry.extents is None and entry.blocks is None else _trimmed(line)
+
+
+def encode_blocks(blocks: tuple[Block, ...]) -> bytes:
+    """Return a list of blocks as JSON."""
+    return _trimmed(_encode(blocks))
+
+
+def _trimmed(text: bytes) -> bytes:
+    """Leave out the defaults at the end of extents and blocks. No string holds these bytes: its quotes are escaped."""
+    return text.replace(b',"",0]', b"]").replace(b'",0]', b'"]')
+
+
 class Counts:
     """What the entries of a segment amount to."""
 
-    __slots__ = ("dirs", "entries", "errors", "file_bytes", "files", "links")
+    __slots__ = ("dirs", "encoded", "entries", "errors", "file_bytes", "files", "links")
 
     def __init__(self) -> None:
-        self.entries = self.files = self.file_bytes = self.dirs = self.links = self.errors = 0
+        self.entries = self.files = self.file_bytes = self.dirs = self.links = self.errors = self.encoded = 0
 
     def add(self, entry: Entry) -> None:
         """Count an entry."""
@@ -64,6 +75,8 @@ class Counts:
             self.dirs += 1
         if entry.error:
             self.errors += 1
+        if entry.extents is not None and entry.is_encoded:
+            self.encoded += 1
 
     def ref(self, digest: str, plain_bytes: int) -> SegmentRef:
         """Return the reference of a segment with these entries."""
@@ -76,6 +89,7 @@ class Counts:
             dirs=self.dirs,
             links=self.links,
             errors=self.errors,
+            encoded=self.encoded,
         )
 
 
@@ -126,16 +140,7 @@ class SegmentWriter:
 
 def compress(plain: bytes) -> bytes:
     """Return one zstd frame."""
-    return zstd.compress(plain, ZSTD_LEVEL)
-
-
-def decompress(stored: bytes, most_bytes: int) -> bytes:
-    """Return what a zstd frame holds, if that is no more than `most_bytes`; nothing if it is, or if it is no frame."""
-    try:
-        plain = zstd.ZstdDecompressor().decompress(stored, max_length=most_bytes + 1)
-    except zstd.ZstdError:
-        return b""
-    return plain if len(plain) <= most_bytes else b""
+    return encode(plain, ZSTD_LEVEL)
 
 
 def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
@@ -147,7 +152,7 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
     shown = display(ref.digest.encode())
     if not 0 <= ref.plain_bytes <= MAX_PLAIN_BYTES:
         raise SnapshotError(f"segment {shown} claims {ref.plain_bytes} bytes: its header is damaged")
-    plain = decompress(stored, ref.plain_bytes)
+    plain = decode_all(stored, ref.plain_bytes)
     if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
         raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
     if plain.count(b"\n") != ref.entries or ref.entries > MAX_ENTRIES:

@@ -205,6 +205,11 @@ def read_blocks(descriptor: int, entry: Entry, block_size_bytes: int) -> Iterato
         yield b"".join(pieces)
 
 
+def read_at(descriptor: int, size_bytes: int, offset: int) -> bytes:
+    """Return up to so many bytes of an open file, at least one. Raises `SourceError` when it ends before them."""
+    return _pread(descriptor, size_bytes, offset)
+
+
 def content_hasher(entry: Entry) -> blake3:
     """Return the hasher of a file's digest: BLAKE3 of its bytes; of a sparse file, of its range list, then its data."""
     hasher = blake3()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from blobark.backup import BackupResult
@@ -23,9 +24,9 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     if isinstance(result, IndexResult):
         rows = _index(result, config)
     elif isinstance(result, SaveResult):
-        rows = _save_plan(result) if dry_run else _save(result, config, seconds)
+        rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
     elif isinstance(result, BackupResult):
-        saved = _save_plan(result.save) if dry_run else _save(result.save, config, seconds)
+        saved = _save_plan(result.save, config) if dry_run else _save(result.save, config, seconds)
         rows = [row for row in (*_index(result.index, config), *saved) if row[0] != "failed"]
         rows += _failures(result.failed)
     elif isinstance(result, DoctorResult):
@@ -47,6 +48,26 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
             print(f"  {name:<{width}}{printable(value)}")
 
 
+def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print rows with a name and any number of cells: a table where a person looks, plain lines elsewhere."""
+    if not sys.stdout.isatty():
+        columns = max(len(cells) for _, cells in rows)
+        widths = [max(len(cells[at]) for _, cells in rows if len(cells) > at) for at in range(columns)]
+        name_width = max(len(name) for name, _ in rows)
+        for name, cells in rows:
+            shown = (f"{printable(cell):<{width}}" for cell, width in zip(cells, widths, strict=False))
+            print(f"{name:<{name_width}}  {'  '.join(shown)}".rstrip())
+        return
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=False)
+    for name, cells in rows:
+        table.add_row(name, *(Text(printable(cell)) for cell in cells))
+    Console().print(table)
+
+
 def size(count: int) -> str:
     """Return a number of bytes for a person."""
     if count < 10_000:
@@ -65,7 +86,7 @@ def _index(result: IndexResult, config: Config) -> Rows:
     rows.append(("directories", f"{result.dirs:,}"))
     rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
     if result.unmapped:
-        rows.append(("files not in the map", f"{result.unmapped:,} (further hard links, sparse files)"))
+        rows.append(("files not in the map", f"{result.unmapped:,} (hard links, sparse; in packs, compressed, equal)"))
     return rows + _failures(result.errors)
 
 
@@ -73,12 +94,21 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
         ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),
-        ("sent", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("sent", f"{result.sent:,} files ({size(result.sent_bytes)}) in {result.blobs:,} blobs"),
         ("there already", f"{result.kept:,}"),
         ("skipped by rule", f"{result.skipped:,}"),
         ("rate", _rate(result.sent, result.sent_bytes, seconds)),
         ("transfers at a time", f"{result.workers:,}{' (auto)' if config.max_workers is None else ''}"),
     ]
+    rows += _packed(result)
+    if result.equal:
+        rows.append(
+            ("stored once", f"{result.equal:,} files ({size(result.equal_bytes)}) are equal to others: not sent")
+        )
+    if config.compression and result.stored_bytes < result.plain_bytes:
+        saved = result.plain_bytes - result.stored_bytes
+        shown = f"{size(result.plain_bytes)} to {size(result.stored_bytes)}"
+        rows.append(("compressed", f"{shown} ({100 * saved // result.plain_bytes} % saved)"))
     if result.audited:
         rows.append(("audited in the store", f"{result.audited:,} blobs"))
     if result.sent_again:
@@ -88,11 +118,22 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     return rows + _failures(result.failed)
 
 
-def _save_plan(result: SaveResult) -> Rows:
+def _packed(result: SaveResult) -> Rows:
+    if not result.packed:
+        return []
+    saved = result.packed - result.packs
+    return [("packed", f"{result.packed:,} files in {result.packs:,} packs ({saved:,} blobs fewer)")]
+
+
+def _save_plan(result: SaveResult, config: Config) -> Rows:
+    unknown = [name for name, is_on in (("dedupe", config.dedupe), ("compression", config.compression)) if is_on]
     rows = [
-        ("to send", f"{result.sent:,} blobs ({size(result.sent_bytes)})"),
+        ("to send", f"{'at most ' if unknown else ''}{result.sent:,} files ({size(result.sent_bytes)})"),
         ("skipped by rule", f"{result.skipped:,}"),
+        *_packed(result),
     ]
+    if unknown:
+        rows.append(("not known before reading", f"what {' and '.join(unknown)} will save"))
     return rows + _requests(result.requests)
 
 

@@ -26,6 +26,8 @@ _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_CLOSED = -1
+"""No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -144,6 +146,7 @@ class Target:
                 leave = go_on
                 raise
             finally:
+                new.descriptor = _CLOSED
                 os.close(descriptor)
                 if not new.kept and not leave:
                     with contextlib.suppress(OSError):

@@ -7,6 +7,10 @@ parallel, within a budget of memory:
     part of the version before                 copied inside the store (`whole`), cited (`extents`)
     else                                       sent
 
+With compression each block becomes a zstd frame of its own, so the blob is a `.zst` file and any block can be read by
+itself. What is staged is always known by the digest of the very bytes that were sent: what another level, or another
+version of zstd, has left there is never taken for ours.
+
 Nothing is under the GUID before the whole file has been read.
 """
 
@@ -21,14 +25,16 @@ from msgspec.structs import replace
 
 from blobark import blocklist, blocks, source
 from blobark.blocks import READ_BYTES
+from blobark.codec import SAMPLE_BYTES, ZSTD, encode_where_it_pays, pays
 from blobark.config_keys import Delta
 from blobark.content import DifferentContent, Stored, blob_meta, check_same, put_small, read_small
 from blobark.engine import Engine
 from blobark.errors import BlobExists, BlobNotFound, BlocksLost, ContentError, SourceError
 from blobark.extents import cited, joined, sources
 from blobark.guids import blob_name
-from blobark.model import Block, Entry, Extent
+from blobark.model import Block, Entry, Extent, Sent
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store, Upload
+from metrics.stages import DECODE, READ
 
 READINGS = 3
 MOST_CITED = 8
@@ -46,32 +52,42 @@ def memory_cost(entry: Entry) -> int:
 
 
 class _Piece(NamedTuple):
-    """A block to send: its place in the blob, as far as is known, and where the version before has it, if it has."""
+    """A block to send, as it is stored, with its digest: its place in the blob, as far as is known.
+
+    `source` is where the version before has it, if it has.
+    """
 
     offset: int
     digest: str
     data: memoryview
-    source: tuple[str, int] | None
+    source: Extent | None
 
 
 @dataclass(slots=True)
 class _Reading:
-    """What one reading of a large file has found."""
+    """What one reading of a large file has found. `new` are the blocks of its own blob, as they are stored."""
 
     blocks: list[Block] = field(default_factory=list)
     extents: list[Extent] = field(default_factory=list)
     new: list[Block] = field(default_factory=list)
     sent_bytes: int = 0
 
+    @property
+    def stored_bytes(self) -> int:
+        """How long the file's own blob is."""
+        return sum(block.size for block in self.new)
+
 
 class Uploader:
-    """Puts files into the store. May be used from many threads at once."""
+    """Puts files into the store, as frames of a zstd `level`, if not 0, where that pays. For many threads at once."""
 
-    def __init__(self, store: Store, server: str, engine: Engine, delta: Delta) -> None:
+    def __init__(self, store: Store, server: str, engine: Engine, delta: Delta, level: int) -> None:
         self._store = store
         self._server = server
         self._engine = engine
+        self._stages = engine.stages
         self._delta = delta
+        self._level = level
         self._buffers = blocks.Buffers()
 
     def put_file(
@@ -101,7 +117,7 @@ class Uploader:
             try:
                 if now.content_size <= BLOCK_SIZE_BYTES:
                     read = read_small(now, descriptor, last=last)
-                    stored = None if read is None else put_small(self._store, self._server, root_name, *read, md5=md5)
+                    stored = None if read is None else self._put_small(root_name, *read, md5=md5)
                 else:
                     stored = self._put_large(root_name, now, descriptor, previous, last=last)
             except SourceError:
@@ -117,6 +133,9 @@ class Uploader:
             status = os.fstat(descriptor)
         raise SourceError("changed each time it was read")
 
+    def _put_small(self, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
+        return put_small(self._store, self._server, root_name, entry, data, md5=md5, level=self._level)
+
     def _put_large(
         self, root_name: bytes, entry: Entry, descriptor: int, previous: Entry | None, *, last: bool
     ) -> Stored | None:
@@ -124,13 +143,14 @@ class Uploader:
         bits = blocks.bits_for(entry.content_size, previous.block_bits if previous is not None and old else 0)
         entry = replace(entry, block_bits=bits)
         cite = bool(old) and self._delta == "extents"
+        level = self._level if self._level and pays(_samples(descriptor, entry)) else 0
         key = blob_name(self._server, entry.guid)
         try:
             upload = self._store.begin(key)
         except BlobExists:
             raise DifferentContent(f"{key} is not free") from None
         try:
-            reading, entry = self._read(upload, entry, descriptor, old, cite=cite)
+            reading, entry = self._read(upload, entry, descriptor, old, level, cite=cite)
             if not source.same_version(entry, os.fstat(descriptor)):
                 if not last:
                     upload.abort()
@@ -139,7 +159,7 @@ class Uploader:
             if cite and not self._is_worth_citing(key, reading.extents):
                 upload.abort()
                 upload = self._store.begin(key)
-                reading, again = self._read(upload, entry, descriptor, {}, cite=False)
+                reading, again = self._read(upload, entry, descriptor, {}, level, cite=False)
                 if again.digest != entry.digest:
                     upload.abort()
                     return None
@@ -162,15 +182,17 @@ class Uploader:
                 upload.commit(reading.new, blob_meta(root_name, entry))
             except BlobExists:
                 upload.abort()
-                check_same(self._store, key, entry, sum(block.size for block in reading.new))
+                check_same(self._store, key, entry, reading.stored_bytes)
                 sent = False
         else:
             upload.abort()
+        plain_bytes = sum(extent.plain_length for extent in reading.extents if extent.blob == key)
+        blob = Sent(entry.guid, reading.stored_bytes, b"", plain_bytes) if reading.new else None
         entry = blocklist.noted(self._store, self._server, entry, tuple(reading.blocks), entry.block_bits)
-        return Stored(entry, sent=sent, sent_bytes=reading.sent_bytes)
+        return Stored(entry, sent=sent, sent_bytes=reading.sent_bytes, blob=blob)
 
     def _read(
-        self, upload: Upload, entry: Entry, descriptor: int, old: dict[str, tuple[str, int]], *, cite: bool
+        self, upload: Upload, entry: Entry, descriptor: int, old: dict[str, Extent], level: int, *, cite: bool
     ) -> tuple[_Reading, Entry]:
         """Read the file once and stage what has to be; return what was found, and the entry with its digest."""
         reading = _Reading()
@@ -179,19 +201,29 @@ class Uploader:
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
+            since_ns = self._stages.now()
             for data in blocks.cut(source.read_blocks(descriptor, entry, READ_BYTES), entry.block_bits, self._buffers):
+                since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
-                block = Block(len(data), blocks.digest_of(data))
-                reading.blocks.append(block)
-                there = old.get(block.digest)
+                size, digest = len(data), blocks.digest_of(data)
+                since_ns = self._stages.lap(DECODE, since_ns)
+                there = old.get(digest)
                 if cite and there is not None:
-                    reading.extents.append(Extent(there[0], there[1], block.size, block.size))
+                    reading.extents.append(there)
+                    reading.blocks.append(Block(size, digest, there.stored_length if there.codec else 0))
                     self._buffers.give(data)
                     continue
-                reading.extents.append(Extent(key, offset, block.size, block.size))
-                reading.new.append(block)
-                yield _Piece(offset, block.digest, data, there)
-                offset += block.size
+                stored = data
+                if level:
+                    stored = memoryview(encode_where_it_pays(data, level))
+                    self._buffers.give(data)
+                    self._stages.lap(DECODE, since_ns)
+                reading.extents.append(Extent(key, offset, len(stored), size, ZSTD if level else ""))
+                reading.blocks.append(Block(size, digest, len(stored) if level else 0))
+                reading.new.append(Block(len(stored), blocks.digest_of(stored) if level else digest))
+                yield _Piece(offset, reading.new[-1].digest, stored, there)
+                offset += len(stored)
+                since_ns = self._stages.now()
 
         def send(batch: list[_Piece]) -> list[int]:
             return [self._send(upload, piece) for piece in batch]
@@ -204,14 +236,15 @@ class Uploader:
 
     def _send(self, upload: Upload, piece: _Piece) -> int:
         """Get a block into the store; return how many bytes had to be sent."""
-        size, sent = len(piece.data), False
-        if not (piece.source and self._delta == "whole" and upload.copy(piece.digest, piece.data, *piece.source)):
+        there, size, sent = piece.source, len(piece.data), False
+        may_copy = there is not None and self._delta == "whole" and there.stored_length == size
+        if not (there and may_copy and upload.copy(piece.digest, piece.data, there.blob, there.stored_offset)):
             sent = upload.stage(piece.offset, piece.digest, piece.data)
         self._buffers.give(piece.data)
         return size if sent else 0
 
-    def _old(self, previous: Entry | None) -> dict[str, tuple[str, int]]:
-        """Return where the version before has its blocks: digest -> (blob, offset)."""
+    def _old(self, previous: Entry | None) -> dict[str, Extent]:
+        """Return where the version before has its blocks, by their digests."""
         if previous is None or self._delta == "off" or not previous.has_content:
             return {}
         return sources(self._server, previous, blocklist.load(self._store, self._server, previous))
@@ -226,3 +259,11 @@ class Uploader:
             return all(2 * length >= self._store.stat(blob).size_bytes for blob, length in lengths.items())
         except BlobNotFound:
             return False
+
+
+def _samples(descriptor: int, entry: Entry) -> Iterator[bytes]:
+    """Yield parts of a large file's content: of its beginning, its middle and its end. Raises `SourceError`."""
+    layout = blocks.Layout(entry.size, entry.ranges)
+    for offset in (0, entry.content_size // 2, entry.content_size - SAMPLE_BYTES):
+        for start, length in layout.places(offset, SAMPLE_BYTES):
+            yield source.read_at(descriptor, length, start)

@@ -8,34 +8,46 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import socket
-import sys
-import time
-from collections.abc import Callable, Mapping
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 import psutil
 
-Fields = dict[str, float | None]
+from metrics.processes import PROCESS_FIELDS, Processes, percent
+
+Fields = dict[str, Any]
 Value = TypeVar("Value")
 
 _SECTOR_BYTES = 512
+_WATCHED = {
+    "watched_disk_read_bytes": (5, _SECTOR_BYTES),
+    "watched_disk_write_bytes": (9, _SECTOR_BYTES),
+    "watched_disk_read_ops": (3, 1),
+    "watched_disk_write_ops": (7, 1),
+    "watched_disk_busy_s": (12, 0.001),
+}
+"""Where /proc/diskstats has them, and in what units."""
 _LOOPBACK = ("lo", "lo0")
 
 
 class Readings:
-    """Reads everything at once, as often as asked. `watch_path` need not exist yet; None watches no disk."""
+    """Reads everything at once, as often as asked.
 
-    def __init__(self, watch_path: str | os.PathLike[str] | None) -> None:
+    `watch_path` need not exist yet; None watches no disk. `members` tells which other processes are part of the run.
+    """
+
+    def __init__(
+        self, watch_path: str | os.PathLike[str] | None, members: Callable[[], Iterable[int]] = lambda: ()
+    ) -> None:
         self._mount = _Mount(watch_path)
-        self._memory = _ProcessMemory()
+        self._processes = Processes(members)
         self._sources: list[tuple[tuple[str, ...], Callable[[], Fields]]] = [
-            (("cpu_percent", "process_cpu_percent", "process_cpu_s"), _Cpu().read),
+            (("cpu_percent", "cpu_percents", "iowait_percent"), _Cpu().read),
             (("memory_total_bytes", "memory_used_bytes", "memory_available_bytes"), _memory),
-            (("process_rss_bytes", "process_peak_rss_bytes"), self._memory.read),
+            (PROCESS_FIELDS, self._processes.read),
             (("disk_read_bytes", "disk_write_bytes"), _SinceStart(_disk).read),
-            (("watched_disk_read_bytes", "watched_disk_write_bytes"), _SinceStart(self._mount.counts).read),
+            (tuple(_WATCHED), _SinceStart(self._mount.counts).read),
             (("network_in_bytes", "network_out_bytes", "loopback_bytes"), _SinceStart(_network).read),
         ]
 
@@ -48,50 +60,21 @@ class Readings:
         return fields
 
     def peak_rss_bytes(self) -> int:
-        """Return the most memory that this process has had in RAM since it started."""
-        return self._memory.peak_bytes()
+        """Return the most memory that the run's processes were seen to have in RAM, together."""
+        return self._processes.peak_bytes()
 
     def facts(self) -> dict[str, object]:
         """Return what does not change during a run: host, cores, memory, file system, kernel, Python."""
         return {
             "host": socket.gethostname(),
             "cores": os.cpu_count(),
+            "usable_cores": _attempt(lambda: len(os.sched_getaffinity(0)), os.cpu_count()),
             "memory_bytes": _attempt(lambda: psutil.virtual_memory().total, None),
             "file_system": self._mount.file_system,
             "device": self._mount.device,
             "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
             "python": platform.python_version(),
         }
-
-
-class _ProcessMemory:
-    """Memory of this process that is in RAM. The kernel's own peak is a little off now and then, and may even fall."""
-
-    def __init__(self) -> None:
-        self._process = psutil.Process()
-        self._peak_bytes = 0
-
-    def read(self) -> Fields:
-        rss_bytes = self._process.memory_info().rss
-        self._peak_bytes = max(self._peak_bytes, rss_bytes)
-        return {"process_rss_bytes": rss_bytes, "process_peak_rss_bytes": self.peak_bytes()}
-
-    def peak_bytes(self) -> int:
-        self._peak_bytes = max(self._peak_bytes, _kernels_peak_bytes())
-        return self._peak_bytes
-
-
-def _kernels_peak_bytes() -> int:
-    try:
-        # Not ru_maxrss, which begins with the size of the process that started this one.
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 class _SinceStart:
@@ -104,34 +87,36 @@ class _SinceStart:
     def read(self) -> Fields:
         now = self._source()
         self._first = self._first or now
-        return {name: max(0, count - self._first[name]) for name, count in now.items()}
+        return {name: round(max(0, count - self._first[name]), 3) for name, count in now.items()}
 
 
 class _Cpu:
-    """CPU time of machine and process."""
+    """CPU time of the machine, and of each core."""
 
     def __init__(self) -> None:
-        self._first_s = time.process_time()
-        self._before: tuple[float, float, float, float] | None = None
+        self._before: list[tuple[float, float, float]] = []
 
     def read(self) -> Fields:
-        times = psutil.cpu_times()._asdict()
-        # A guest's time is part of `user` already; waiting for a disk is idle time.
-        all_s = sum(times.values()) - times.get("guest", 0) - times.get("guest_nice", 0)
-        idle_s = times["idle"] + times.get("iowait", 0)
-        own_s = time.process_time()
-        now = (time.monotonic(), all_s, all_s - idle_s, own_s)
-        before, self._before = self._before, now
-        fields: Fields = {"process_cpu_s": round(own_s - self._first_s, 3)}
-        if before:
-            wall, total, busy, own = (new - old for new, old in zip(now, before, strict=True))
-            fields["cpu_percent"] = min(100.0, _percent(busy, total)) if total > 0 else None
-            fields["process_cpu_percent"] = _percent(own, wall) if wall > 0 else None
-        return fields
+        cores = [_core_times(times) for times in psutil.cpu_times(percpu=True)]
+        before, self._before = self._before, cores
+        if len(before) != len(cores):
+            return {}
+        passed = [tuple(map(float.__sub__, new, old)) for new, old in zip(cores, before, strict=True)]
+        all_s, busy_s, iowait_s = (sum(column) for column in zip(*passed, strict=True))
+        return {
+            "cpu_percent": percent(busy_s, all_s),
+            "cpu_percents": [percent(busy, total) for total, busy, _ in passed],
+            "iowait_percent": percent(iowait_s, all_s),
+        }
 
 
-def _percent(part: float, whole: float) -> float:
-    return round(max(0.0, 100 * part / whole), 1)
+def _core_times(times: Any) -> tuple[float, float, float]:
+    """Return the seconds of a core since it started: all, busy, waiting for a disk."""
+    named = times._asdict()
+    # A guest's time is part of `user` already; waiting for a disk is idle time.
+    all_s = sum(named.values()) - named.get("guest", 0) - named.get("guest_nice", 0)
+    iowait_s = named.get("iowait", 0.0)
+    return all_s, all_s - named["idle"] - iowait_s, iowait_s
 
 
 def _memory() -> Fields:
@@ -171,12 +156,9 @@ class _Mount:
             _attempt(lambda: self._find(os.path.realpath(path)), None)
 
     def counts(self) -> Mapping[str, float]:
-        """What anybody has read from and written to the device."""
+        """What anybody has done with the device."""
         fields = _disk_line(self._number)
-        return {
-            "watched_disk_read_bytes": int(fields[5]) * _SECTOR_BYTES,
-            "watched_disk_write_bytes": int(fields[9]) * _SECTOR_BYTES,
-        }
+        return {name: int(fields[place]) * unit for name, (place, unit) in _WATCHED.items()}
 
     def _find(self, path: str) -> None:
         while not os.path.lexists(path):

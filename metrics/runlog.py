@@ -12,12 +12,13 @@ A sample never crosses a page boundary (what is left of a page stays blank), so 
 What no file system promises is that a read waits while a write copies its bytes: a reader that comes within those
 tens of nanoseconds, once a sample, may see half of it, and reads again.
 
-    {"format": 1,
+    {"format": 2,
     "run": {...},
     "samples": [
     {...},
     {...}                                  <- blanks, to be written over
     ],
+    "stages": null,
     "summary": null}                       <- blanks up to the end of a page, so that a summary fits in its place
 
 When the blank space is used up, the file is copied with more of it to a temporary file, which is renamed over it;
@@ -36,7 +37,7 @@ import stat
 from collections.abc import Mapping
 from typing import Final
 
-FORMAT = 1
+FORMAT = 2
 
 _PAGE: Final = 4096
 _FIRST_SPACE: Final = 16 * _PAGE
@@ -62,30 +63,31 @@ class RunLog:
         self._position = 0
         self._end = 0
         head = f'{{"format": {FORMAT},\n"run": {encode(run)},\n"samples": [\n{encode(first_sample)}'
-        self._rewrite(head.encode("ascii"), _FIRST_SPACE, _closing(None))
+        self._rewrite(head.encode("ascii"), _FIRST_SPACE, _closing({}, None))
 
     def add(self, sample: Mapping[str, object]) -> None:
         """Append a sample."""
         text = b",\n" + encode(sample).encode("ascii")
         start = self._place(len(text))
         if start is None:
-            self._rewrite(text, max(_FIRST_SPACE, self._position), _closing(None))
+            self._rewrite(text, max(_FIRST_SPACE, self._position), _closing({}, None))
         else:
             os.pwrite(self._fd, text, start)
             self._position = start + len(text)
 
-    def finish(self, summary: Mapping[str, object]) -> None:
-        """Put the summary in, give the blank space back, and close the file.
+    def finish(self, stages: Mapping[str, object], summary: Mapping[str, object]) -> None:
+        """Put stages and summary in, give the blank space back, and close the file.
 
-        On a full disk the summary goes in place of `null`, and the blank space stays.
+        On a full disk the summary goes in place of `null`, without stages, and the blank space stays.
         """
-        closing = _closing(summary)
         try:
-            self._rewrite(b"", 0, closing)
+            self._rewrite(b"", 0, _closing(stages, summary))
         except OSError:
+            closing = _closing({}, summary)
             if self._fd < 0 or len(closing) > _PAGE:
                 raise
             os.pwrite(self._fd, closing, self._end)
+            raise
         finally:
             self.close()
 
@@ -143,8 +145,8 @@ def _plain(value: object) -> object:
             return str(value)
 
 
-def _closing(summary: Mapping[str, object] | None) -> bytes:
-    return f'\n],\n"summary": {encode(summary)}}}\n'.encode("ascii")
+def _closing(stages: Mapping[str, object], summary: Mapping[str, object] | None) -> bytes:
+    return f'\n],\n"stages": {encode(stages or None)},\n"summary": {encode(summary)}}}\n'.encode("ascii")
 
 
 def _write(fd: int, data: bytes) -> None:

@@ -1,6 +1,6 @@
 """The sampler: a thread that writes what machine and run are doing into a run log, once a second.
 
-    with Sampler(path, run={"kind": "restore", ...}, counters=progress.counters, watch_path=root) as sampler:
+    with Sampler(path, run={"kind": "restore", ...}, counters=counters, stages=stages, watch_path=root) as sampler:
         ...
         warnings = sampler.finish({"files": 10, ...})
 
@@ -8,7 +8,7 @@ The first sample is taken on entering and the last one in `finish`, so the short
 is in docs/metrics.md.
 
 Measuring never harms a run: what cannot be read is null in that sample, and a log that cannot be written is one
-warning. At one sample a second it costs 0.05 to 0.2 % of a core (tests/test_metrics.py holds it below 1 %).
+warning. At one sample a second it costs some tenths of a percent of a core (`bench/run.py sampler` shows it).
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from types import TracebackType
 
 from metrics.readings import Readings
 from metrics.runlog import RunLog
+from metrics.stages import REQUEST, Stages
 
 
 class Sampler:
     """Samples from `__enter__` until `finish`, or until `__exit__` where an error ended the run.
 
     `run` is what the caller knows: kind, version, store, settings. It holds no secret. Host, cores, memory, kernel,
-    file system, Python and time are added to it. `counters` gives the caller's numbers; it is called from the
-    sampler's thread. `watch_path`, which need not exist yet, tells which disk is also looked at by itself.
+    file system, Python and time are added to it. `counters` gives the caller's numbers, and `members` the numbers of
+    its other processes; both are called from the sampler's thread. `stages` is where the work's time is noted.
+    `watch_path`, which need not exist yet, tells which disk is also looked at by itself.
     """
 
     def __init__(
@@ -38,8 +40,10 @@ class Sampler:
         *,
         run: Mapping[str, object],
         counters: Callable[[], Mapping[str, float]],
+        stages: Stages,
         interval_s: float = 1.0,
         watch_path: str | os.PathLike[str] | None = None,
+        members: Callable[[], Iterable[int]] = lambda: (),
     ) -> None:
         if not interval_s > 0:
             raise ValueError(f"an interval of {interval_s} s between samples")
@@ -47,11 +51,13 @@ class Sampler:
         self._run = run
         self._counters = counters
         self._interval_s = interval_s
-        self._readings = Readings(watch_path)
+        self._stages = stages
+        self._readings = Readings(watch_path, members)
         self._log: RunLog | None = None
         self._start_s = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._sample_until_stopped, name="blobark-sampler", daemon=True)
+        self._is_running = False
         self._warnings: dict[str, None] = {}
 
     def __enter__(self) -> Sampler:
@@ -59,10 +65,12 @@ class Sampler:
         run = {**self._run, **self._readings.facts(), "started": _utc_now(), "interval_s": self._interval_s}
         try:
             self._log = RunLog(self._path, run, self._sample())
+            self._thread.start()
+            self._is_running = True
         except OSError as error:
             self._warn(error)
-        else:
-            self._thread.start()
+        except RuntimeError:  # the system gives us no more threads: two samples are better than none
+            self._warn(OSError("no thread can be started"))
         return self
 
     def __exit__(
@@ -75,13 +83,13 @@ class Sampler:
     def finish(self, summary: Mapping[str, object]) -> tuple[str, ...]:
         """Take the last sample, put `summary` into the log, and return the warnings there are.
 
-        `elapsed_s` and `peak_rss_bytes` are added to the summary.
+        `elapsed_s`, `peak_rss_bytes` and `sizes` are added to the summary.
         """
         log = self._take_last()
         if log:
             measured = {"elapsed_s": self._elapsed_s(), "peak_rss_bytes": self.peak_rss_bytes}
             try:
-                log.finish({**summary, **measured})
+                log.finish(self._stages.histograms(), {**summary, **measured, "sizes": self._stages.sizes()})
             except OSError as error:
                 self._warn(error)
         return self.warnings
@@ -93,7 +101,7 @@ class Sampler:
 
     @property
     def peak_rss_bytes(self) -> int:
-        """The most memory this process has had in RAM since it started."""
+        """The most memory that the run's processes were seen to have in RAM."""
         return self._readings.peak_rss_bytes()
 
     def _sample_until_stopped(self) -> None:
@@ -109,7 +117,8 @@ class Sampler:
         """End the thread and add the last sample; returns the log, once."""
         if self._log:
             self._stop.set()
-            self._thread.join()
+            if self._is_running:
+                self._thread.join()
             self._add_sample()
         log, self._log = self._log, None
         return log
@@ -126,7 +135,10 @@ class Sampler:
             counters = dict(self._counters())
         except Exception:  # noqa: BLE001 - the caller's code, on this thread: a gap, as with any other reading
             counters = None
-        return {"t_s": self._elapsed_s(), "time": _utc_now(), **self._readings.read(), "counters": counters}
+        clock = {"t_s": self._elapsed_s(), "time": _utc_now()}
+        stages = self._stages
+        times = {"stages_s": stages.seconds(), "requests": stages.count(REQUEST), "moved_bytes": stages.moved_bytes()}
+        return {**clock, **self._readings.read(), **times, "counters": counters}
 
     def _elapsed_s(self) -> float:
         return round(time.monotonic() - self._start_s, 3)

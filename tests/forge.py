@@ -144,6 +144,7 @@ def described(name: str, plain: bytes, entries: list[Fields]) -> Fields:
         "dirs": sum(entry.get("kind") == "dir" for entry in entries),
         "links": len(links),
         "errors": sum(bool(entry.get("error")) for entry in entries),
+        "encoded": sum(any(extent[4:] for extent in entry.get("extents") or ()) for entry in entries),
     }
     shown = {name: count for name, count in counts.items() if count}
     return {"digest": name, "entries": plain.count(b"\n"), "plain_bytes": len(plain), **shown}

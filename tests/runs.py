@@ -60,6 +60,7 @@ class Workspace:
             "guid_mapping_file": str(self.map),
             "restore_root": str(self.restored),
             "metrics_log_file": str(self.metrics),
+            "save_metrics_log_file": str(folder / "save-metrics.json"),
             **settings,
         }
         self.configure()

@@ -19,6 +19,7 @@ from blobark.errors import ConfigError
 
 SHIPPED = Path(__file__).resolve().parent.parent / "config.yaml"
 KEY = "AccountName=acc;AccountKey=c2VjcmV0"
+PING = "https://hc.example.com/1b2c-secret"
 NO_ENVIRONMENT: Mapping[str, str] = {}
 
 
@@ -69,11 +70,14 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
     text = re.sub(r"^# (\w+: )", r"\1", SHIPPED.read_text(), flags=re.MULTILINE)
     file = tmp_path / "config.yaml"
     file.write_text(text)
-    config = load(file, environ={"MY_CONNECTION_STRING": KEY, "MY_KEY": "a2V5", "MY_SAS": "sig=x"})
+    config = load(file, environ={"MY_CONNECTION_STRING": KEY, "MY_KEY": "a2V5", "MY_SAS": "sig=x", "MY_PING_URL": PING})
     assert config.skip_files == ("*.tmp", "~$*", "Thumbs.db")
     assert config.server == "web1"
     keys = set(yaml.safe_load(text))
-    fields = {re.sub("^(max_memory)_bytes$|^(timeout|max_age)_s$", r"\1\2", name) for name in Config.__struct_fields__}
+    fields = {
+        re.sub("^(max_memory|pack_below)_bytes$|^(timeout|metrics_interval|max_age)_s$", r"\1\2", name)
+        for name in Config.__struct_fields__
+    }
     assert keys == fields - {"file", "login", "warnings"}
 
 
@@ -90,6 +94,10 @@ restore_root: /restore
 max_workers: 8
 max_memory: 1.5 GiB
 metrics_log_file: m.json
+save_metrics_log_file: s.json
+metrics_interval: 0.5s
+metrics_textfile: node/b.prom
+ping_url: https://hc.example.com/1b2c-secret
 connection_string: AccountName=acc;AccountKey=c2VjcmV0
 container_name: backups
 store: azure
@@ -112,6 +120,11 @@ upload_check: none
     assert config.max_workers == 8
     assert config.max_memory_bytes == 3 << 29
     assert config.metrics_log_file == here / "m.json"
+    assert config.save_metrics_log_file == here / "s.json"
+    assert config.metrics_interval_s == 0.5
+    assert config.metrics_textfile == here / "node/b.prom"
+    assert config.ping_url.reveal() == PING
+    assert PING not in repr(config)
     assert config.connection_string.reveal() == KEY
     assert config.container_name == "backups"
     assert config.store == "azure"
@@ -311,6 +324,16 @@ MISTAKES = {
     "max_age: 0h": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '0h'",
     "max_age: 26": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '26'",
     "hook_before: ' '": "1: hook_before: expected a command for /bin/sh",
+    "metrics_log_file: a\nsave_metrics_log_file: ./a": "2: save_metrics_log_file: expected another file than "
+    "metrics_log_file",
+    "metrics_textfile: a\nguid_mapping_file: a": "1: metrics_textfile: expected another file than guid_mapping_file",
+    "ping_url: ftp://x/y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: https:///y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: hc-ping.com/x": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: 'https://x/y z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: 'https://x:y/z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "metrics_interval: 10ms": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '10ms'",
+    "metrics_interval: 2m": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '2m'",
     "store: azure\nconnection_string: AccountName=a": " container_name: not set, and store: azure needs it",
     "store: azure\ncontainer_name: abc": " connection_string: not set, and store: azure needs it "
     "(or AZURE_STORAGE_CONNECTION_STRING, or account_name with a key, a SAS or Entra ID)",
@@ -407,7 +430,11 @@ def test_links_do_not_hide_that_folders_overlap(here: Path) -> None:
 def test_own_paths(here: Path) -> None:
     config = given_text("source_path: [., {path: /mnt/snap, as: /data}]\nstate_dir: /data/state\nstore: /mnt/snap/s/t")
     here_root, data_root = config.source_path
-    assert config.own_paths_below(here_root) == {b"guid_file_mapping.json", b"blobark-data/restore-metrics.json"}
+    assert config.own_paths_below(here_root) == {
+        b"guid_file_mapping.json",
+        b"blobark-data/restore-metrics.json",
+        b"blobark-data/save-metrics.json",
+    }
     assert config.own_paths_below(data_root) == {b"state", b"s/t"}
     azure = given_text(f"source_path: /\nstore: azure\ncontainer_name: abc\nconnection_string: {KEY}\nstate_dir: /x/y")
     relative = str(here).encode()[1:]
@@ -415,6 +442,7 @@ def test_own_paths(here: Path) -> None:
         b"x/y",
         relative + b"/guid_file_mapping.json",
         relative + b"/blobark-data/restore-metrics.json",
+        relative + b"/blobark-data/save-metrics.json",
     }
 
 

@@ -156,9 +156,12 @@ class Task(msgspec.Struct, frozen=True):
 class Job(msgspec.Struct, frozen=True):
     number: int
     entry: Entry
+    bundle: str = ""
 
 def maker(task, descriptors, engine):
     def work(batch):
+        if batch[0].bundle:
+            assert [job.bundle for job in batch] == [batch[0].bundle] * 700, batch
         for job in batch:
             if task.name == "bug" and job.number == 5:
                 raise ZeroDivisionError("only a test")
@@ -167,8 +170,11 @@ def maker(task, descriptors, engine):
         return [Outcome(job.number, job.entry, Status.DONE, job.number) for job in batch]
     return work
 
-def jobs(count):
-    return (Job(number, Entry(path=str(number), root=0)) for number in range(count))
+def jobs(count, name):
+    together = name.startswith("bundles")
+    for number in range(count):
+        bundle = str(number // 700) if together and number % 1400 < 700 else ""
+        yield Job(number, Entry(path=str(number), root=0), bundle)
 
 def descriptors():
     return sorted(os.listdir("/proc/self/fd"))
@@ -184,7 +190,7 @@ def main(name, count, cost):
     print("members", len(crew))
     try:
         for task in (Task(name), Task(name + " again")) if crew else ():
-            seen = [outcome.sequence for _, outcome in crew.run(task, jobs(count), cost=lambda job: cost)]
+            seen = [outcome.sequence for _, outcome in crew.run(task, jobs(count, name), cost=lambda job: cost)]
             assert sorted(seen) == list(range(count)), seen
             print("done", len(seen), "in flight", crew.in_flight)
     except (Bug, TargetFull) as error:
@@ -224,12 +230,17 @@ def test_many_small_jobs() -> None:
     assert drive("small", 30_000, 100)[1:] == ["done 30000 in flight 0"] * 2 + ["no child is left"]
 
 
+def test_jobs_of_a_bundle_stay_together() -> None:
+    assert drive("bundles", 14_000, 100_000)[1:] == ["done 14000 in flight 0"] * 2 + ["no child is left"]
+
+
 def test_a_run_without_jobs() -> None:
     assert drive("none", 0)[1:] == ["done 0 in flight 0"] * 2 + ["no child is left"]
 
 
-def test_a_bug_in_a_member_comes_with_its_traceback() -> None:
-    lines = drive("bug")
+@pytest.mark.parametrize("count", [1000, 30_000])  # with many, jobs are still being sent to it when it has ended
+def test_a_bug_in_a_member_comes_with_its_traceback(count: int) -> None:
+    lines = drive("bug", count)
     assert lines[1].startswith("Bug Traceback")
     assert any("ZeroDivisionError: only a test" in line for line in lines)
     assert lines[-1] == "no child is left"

@@ -12,12 +12,18 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.forge import MTIME_NS, Fields, Forge, b64, digest, item
+from tests.forge import MTIME_NS, Fields, Forge, b64, compress, digest, item
 from tests.scene import Scene, judged
 
 Make = Callable[[Forge], Fields]
 
 TEN = b"0123456789"
+
+
+def zst(forge: Forge, data: bytes, skip: int, length: int) -> list[object]:
+    """Store a zstd frame and return the extent that has this part of it."""
+    frame = compress(data)
+    return ["web1_" + forge.blob(frame), 0, len(frame), length, "zstd", skip]
 
 
 # The forge itself
@@ -36,12 +42,13 @@ def test_a_forged_snapshot_that_is_right_is_restored(scene: Scene) -> None:
         item("fifo", "fifo"),
         forge.sparse("holes", 100_000, [[50_000, 10]], TEN),
         item("second", "file", hardlink_to="a"),
+        forge.file("y", TEN * 2, extents=[zst(forge, b"xx" + TEN + b"y", 2, 10), zst(forge, TEN, 0, 10)[:5]]),
         forge.file("z", TEN, extents=[["web1_" + forge.blob(b"xx" + TEN), 2, 10, 10]]),
     ]
     forge.contents["second"] = forge.contents["a"]
     forge.publish(forge.header([forge.segment(first, later=1), forge.segment(second)], later={"unknown": True}))
     result = scene.restore(0).result
-    assert (result["files"], result["links"], result["specials"], result["dirs"]) == (4, 1, 2, 2)
+    assert (result["files"], result["links"], result["specials"], result["dirs"]) == (5, 1, 2, 2)
     assert os.path.samefile(scene.restored / "second", scene.restored / "a")
     assert os.readlink(scene.restored / "d" / "link") == "../../outside/file"
     assert (scene.restored / "d").stat().st_mode & 0o7777 == 0o750
@@ -218,6 +225,17 @@ VALUES: dict[str, Make] = {
         "bad", TEN, size=50, extents=[["web1_" + f.blob(TEN), 0, 10, 10]]
     ),
     "an extent that decodes to less": lambda f: f.file("bad", TEN, extents=[["web1_" + f.blob(TEN), 0, 10, 5]]),
+    "an extent of an unknown codec": lambda f: f.file("bad", TEN, extents=[["web1_" + f.blob(TEN), 0, 10, 10, "xz"]]),
+    "an extent that skips without a codec": lambda f: f.file(
+        "bad", TEN, extents=[["web1_" + f.blob(b"xx" + TEN), 0, 10, 10, "", 2]]
+    ),
+    "an extent that skips backwards": lambda f: f.file("bad", TEN, extents=[zst(f, TEN, -1, 10)]),
+    "an extent that skips terabytes": lambda f: f.file("bad", TEN, extents=[zst(f, TEN, 1 << 42, 10)]),
+    "an extent that is no zstd": lambda f: f.file("bad", TEN, extents=[["web1_" + f.blob(TEN), 0, 10, 10, "zstd"]]),
+    "an extent that holds less": lambda f: f.file("bad", TEN, extents=[zst(f, TEN, 5, 10)]),
+    "an extent of half a frame": lambda f: f.file(
+        "bad", TEN * 9, extents=[[*zst(f, TEN * 9, 0, 90)[:2], 12, 90, "zstd"]]
+    ),
     "a directory's owner": lambda f: item("bad", "dir", uid=-5),
     "a directory's group": lambda f: item("bad", "dir", gid=1 << 32),
     "a directory's mode": lambda f: item("bad", "dir", mode=-1),
@@ -241,6 +259,16 @@ def test_a_value_that_cannot_be_harms_nothing_else(scene: Scene, make: Make) -> 
     if run.code == 3:
         assert [path for path, _ in run.result["failed"]] == ["bad"]
         assert (scene.restored / "good").exists()
+
+
+def test_a_frame_that_would_fill_the_memory_gives_what_is_asked_for(scene: Scene) -> None:
+    bomb = compress(bytes(1 << 20)) * 4096
+    key = "web1_" + scene.forge.blob(bomb)
+    one = [key, 0, len(bomb), 10, "zstd"]
+    scene.forge.snapshot(
+        scene.forge.file("a", bytes(10), extents=[one]), scene.forge.file("b", bytes(10), extents=[[*one, 7]])
+    )
+    scene.restore(0, memory_bytes=700 << 20)
 
 
 def test_values_at_the_edge_do_no_harm(scene: Scene) -> None:

@@ -18,8 +18,9 @@ from typing import Any
 import psutil
 import pytest
 
-from metrics import Sampler
 from metrics.runlog import RunLog
+from metrics.sampler import Sampler
+from metrics.stages import Stages
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,12 +33,14 @@ SINCE_START = [
     "network_in_bytes",
     "network_out_bytes",
     "loopback_bytes",
+    "requests",
 ]
 
 # Samples as fast as it can and writes a dot for each one, until it is killed or its input ends.
 CHILD = """
 import sys
-from metrics import Sampler
+from metrics.sampler import Sampler
+from metrics.stages import Stages
 taken = 0
 def counters():
     global taken
@@ -45,7 +48,7 @@ def counters():
     sys.stdout.write(".")
     sys.stdout.flush()
     return {"files": taken}
-with Sampler(sys.argv[1], run={"kind": "restore"}, counters=counters, interval_s=0.0005) as sampler:
+with Sampler(sys.argv[1], run={"kind": "restore"}, counters=counters, stages=Stages(2), interval_s=0.0005) as sampler:
     sys.stdin.read()
     sampler.finish({"files": taken})
 """
@@ -73,6 +76,10 @@ class Ticks:
             assert self.changed.wait_for(lambda: self.taken >= samples, timeout=60)
 
 
+def sampling(path: Path, *, run: Any = None, **options: Any) -> Sampler:
+    return Sampler(path, run=run or {}, stages=Stages(2), **options)
+
+
 @pytest.fixture
 def child(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -84,11 +91,11 @@ def child(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 def test_the_shortest_run_has_two_samples_and_a_summary(tmp_path: Path) -> None:
     path = tmp_path / "new" / "run.json"
-    with Sampler(path, run={"kind": "restore", "store": "folder"}, counters=lambda: {"files": 7}) as sampler:
+    with sampling(path, run={"kind": "restore", "store": "folder"}, counters=lambda: {"files": 7}) as sampler:
         assert sampler.finish({"files": 7, "failed": 0}) == ()
     log = load(path)
-    assert list(log) == ["format", "run", "samples", "summary"]
-    assert log["format"] == 1
+    assert list(log) == ["format", "run", "samples", "stages", "summary"]
+    assert log["format"] == 2
     assert log["run"]["kind"] == "restore"
     assert log["run"]["cores"] == os.cpu_count()
     assert log["run"]["started"].endswith("Z")
@@ -104,7 +111,7 @@ def test_the_shortest_run_has_two_samples_and_a_summary(tmp_path: Path) -> None:
 
 def test_samples_come_at_the_interval_and_count_from_the_start(tmp_path: Path) -> None:
     path, ticks = tmp_path / "run.json", Ticks()
-    with Sampler(path, run={}, counters=ticks, interval_s=0.02, watch_path=tmp_path) as sampler:
+    with sampling(path, counters=ticks, interval_s=0.02, watch_path=tmp_path) as sampler:
         started = time.process_time()
         ticks.wait_for(3)
         while time.process_time() < started + 0.1:
@@ -143,7 +150,7 @@ def test_a_reader_slower_than_the_samples_gets_valid_json(tmp_path: Path, block_
                     log.add({"n": added, "filler": "x" * pick.randrange(900)})
         numbers = [sample["n"] for sample in json.loads(text)["samples"]]
         assert numbers == sorted(set(numbers))
-    log.finish({"n": added})
+    log.finish({}, {"n": added})
     assert [sample["n"] for sample in load(path)["samples"]] == list(range(added + 1))
     assert added > 500
 
@@ -157,7 +164,7 @@ def test_the_log_is_valid_after_every_sample_of_any_size(tmp_path: Path, filler:
         whole = load(path)
         assert [sample["n"] for sample in whole["samples"]] == list(range(n + 1))
         assert whole["summary"] is None
-    log.finish({"n": 39, "note": "y" * 5000})
+    log.finish({}, {"n": 39, "note": "y" * 5000})
     assert load(path)["summary"]["n"] == 39
 
 
@@ -169,7 +176,7 @@ def test_one_sample_is_one_write_that_leaves_the_size_alone(tmp_path: Path) -> N
         log.add({"n": n, "filler": "x" * 700})
     after = path.stat()
     assert (before.st_ino, before.st_size) == (after.st_ino, after.st_size)
-    log.finish({})
+    log.finish({}, {})
     assert path.stat().st_size < before.st_size
 
 
@@ -215,7 +222,7 @@ def test_a_polling_reader_sees_valid_json_only(tmp_path: Path, child: subprocess
 
 def test_a_run_that_raises_keeps_its_samples_and_has_no_summary(tmp_path: Path) -> None:
     path = tmp_path / "run.json"
-    with pytest.raises(KeyError), Sampler(path, run={}, counters=dict):
+    with pytest.raises(KeyError), sampling(path, counters=dict):
         raise KeyError
     assert len(load(path)["samples"]) == 2
     assert load(path)["summary"] is None
@@ -225,7 +232,7 @@ def test_an_older_log_is_replaced_and_a_link_to_it_stays(tmp_path: Path) -> None
     (tmp_path / "old.json").write_text("not ours" * 10_000)
     (tmp_path / "run.json").symlink_to("old.json")
     (tmp_path / "old.json.part").write_text("left by a killed run")
-    with Sampler(tmp_path / "run.json", run={}, counters=dict) as sampler:
+    with sampling(tmp_path / "run.json", counters=dict) as sampler:
         sampler.finish({})
     assert (tmp_path / "run.json").is_symlink()
     assert len(load(tmp_path / "old.json")["samples"]) == 2
@@ -238,7 +245,7 @@ def test_a_log_that_cannot_be_written_is_one_warning(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for name in ["file/run.json", "folder", "fifo", "x" * 300, "file/sub/run.json"]:
         ticks = Ticks()
-        with Sampler(tmp_path / name, run={}, counters=ticks, interval_s=0.001) as sampler:
+        with sampling(tmp_path / name, counters=ticks, interval_s=0.001) as sampler:
             warnings = sampler.finish({"files": 1})
         assert len(warnings) == 1
         assert name in warnings[0]
@@ -251,7 +258,8 @@ def test_a_full_disk_is_one_warning_and_the_summary_still_arrives(tmp_path: Path
     path = tmp_path / "run.json"
     code = """
 import resource, sys, threading
-from metrics import Sampler
+from metrics.sampler import Sampler
+from metrics.stages import Stages
 # Room for the first log but not for one twice as large: a write past it fails as on a full disk.
 resource.setrlimit(resource.RLIMIT_FSIZE, (90_000, 90_000))
 taken, enough = [], threading.Event()
@@ -260,7 +268,7 @@ def counters():
     if len(taken) > 40:
         enough.set()
     return {"x" * 3000: 1}
-with Sampler(sys.argv[1], run={}, counters=counters, interval_s=0.001) as sampler:
+with Sampler(sys.argv[1], run={}, counters=counters, stages=Stages(2), interval_s=0.001) as sampler:
     enough.wait()
     print(*sampler.finish({"files": 5}), sep="\\n")
 """
@@ -281,7 +289,7 @@ def test_what_cannot_be_read_is_null_and_the_rest_is_there(tmp_path: Path, monke
     monkeypatch.setattr(psutil, "net_io_counters", fail)
     monkeypatch.setattr(psutil, "disk_io_counters", lambda: None)
     path = tmp_path / "run.json"
-    with Sampler(path, run={}, counters=lambda: {"rate": float("nan"), "files": 3}) as sampler:
+    with sampling(path, counters=lambda: {"rate": float("nan"), "files": 3}) as sampler:
         assert sampler.finish({"rate": float("inf")}) == ()
     log = load(path)
     for sample in log["samples"]:
@@ -291,15 +299,34 @@ def test_what_cannot_be_read_is_null_and_the_rest_is_there(tmp_path: Path, monke
     assert log["summary"]["rate"] is None
 
 
+def test_without_a_thread_there_are_two_samples_and_a_warning(tmp_path: Path) -> None:
+    code = """
+import resource, sys
+from metrics.sampler import Sampler
+from metrics.stages import Stages
+resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+import threading
+threading.stack_size(1 << 31)  # more than there is room for
+with Sampler(sys.argv[1], run={}, counters=dict, stages=Stages(2)) as sampler:
+    print(*sampler.finish({"files": 5}))
+"""
+    path = tmp_path / "run.json"
+    command = [sys.executable, "-c", code, str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == f"{path} is incomplete: no thread can be started\n"
+    assert (len(load(path)["samples"]), load(path)["summary"]["files"]) == (2, 5)
+
+
 def test_counters_that_raise_are_a_gap(tmp_path: Path) -> None:
-    with Sampler(tmp_path / "run.json", run={}, counters=lambda: {"rate": 1 / 0}) as sampler:
+    with sampling(tmp_path / "run.json", counters=lambda: {"rate": 1 / 0}) as sampler:
         assert sampler.finish({}) == ()
     assert [sample["counters"] for sample in load(tmp_path / "run.json")["samples"]] == [None, None]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_a_watched_path_with_no_disk_behind_it_is_a_gap(tmp_path: Path) -> None:
-    with Sampler(tmp_path / "run.json", run={}, counters=dict, watch_path="/proc/self/not/there") as sampler:
+    with sampling(tmp_path / "run.json", counters=dict, watch_path="/proc/self/not/there") as sampler:
         assert sampler.finish({}) == ()
     log = load(tmp_path / "run.json")
     assert (log["run"]["file_system"], log["run"]["device"]) == ("proc", "")
@@ -309,7 +336,7 @@ def test_a_watched_path_with_no_disk_behind_it_is_a_gap(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
 def test_the_watched_disk_is_the_one_below_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
-    with Sampler(tmp_path / "run.json", run={}, counters=dict, watch_path=tmp_path / "a" / "b") as sampler:
+    with sampling(tmp_path / "run.json", counters=dict, watch_path=tmp_path / "a" / "b") as sampler:
         sampler.finish({})
     log = load(tmp_path / "run.json")
     shown = subprocess.run(["stat", "-f", "-c", "%T", tmp_path], capture_output=True, text=True, check=True).stdout
@@ -323,7 +350,7 @@ def test_the_watched_disk_is_the_one_below_a_path_that_does_not_exist_yet(tmp_pa
 
 
 def test_names_that_are_not_utf_8_are_valid_json(tmp_path: Path) -> None:
-    with Sampler(tmp_path / "run.json", run={"settings": {"root": "/a/\udcff\n"}}, counters=dict) as sampler:
+    with sampling(tmp_path / "run.json", run={"settings": {"root": "/a/\udcff\n"}}, counters=dict) as sampler:
         sampler.finish({"failures": [{"path": "\udc80<script>"}]})
     log = load(tmp_path / "run.json")
     assert log["run"]["settings"]["root"] == "/a/\udcff\n"
@@ -332,7 +359,7 @@ def test_names_that_are_not_utf_8_are_valid_json(tmp_path: Path) -> None:
 
 def test_one_sample_a_second_costs_less_than_a_hundredth_of_a_core(tmp_path: Path) -> None:
     ticks = Ticks()
-    with Sampler(tmp_path / "run.json", run={}, counters=ticks, interval_s=0.001, watch_path=tmp_path) as sampler:
+    with sampling(tmp_path / "run.json", counters=ticks, interval_s=0.001, watch_path=tmp_path) as sampler:
         ticks.wait_for(20)
         started, before = time.process_time(), ticks.taken
         ticks.wait_for(before + 200)

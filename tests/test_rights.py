@@ -6,6 +6,7 @@ And credentials that end while a run is under way.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,7 @@ from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.forked import Forking
 from tests.runs import REPOSITORY, Run, Workspace
+from tests.trees import small_tree, write
 from tools.compare import differences
 
 LETTERS = {"index": "rl", "save": "rwl", "backup": "rwl", "restore": "rl", "status": "rl", "doctor": "rwl"}
@@ -271,4 +273,34 @@ def test_a_key_that_is_revoked_while_a_run_is_under_way(
     (line,) = run.stderr.splitlines()
     assert "403 AuthenticationFailed: the key or signature is wrong, or" in line
     assert azurite.key not in line
+    assert workspace.run(command).code == 0
+
+
+@pytest.mark.parametrize("command", ["save", "restore"])
+@pytest.mark.parametrize("kind", ["processes", "threads", "threads of one file"])
+def test_a_key_that_is_revoked_while_other_requests_hang(
+    azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient, tmp_path: Path, kind: str, command: str
+) -> None:
+    source = tmp_path / "source"
+    if kind == "threads of one file":
+        write(source / "large", os.urandom(40 << 20))
+    else:
+        small_tree(source, *(f"{number:02}" for number in range(60)))
+    workspace = workspace_with(azurite, container, tmp_path / "work", source, ALL)
+    through(proxy, workspace, azurite)
+    workspace.configure(max_workers=8, max_memory="256MiB" if kind == "processes" else "16MiB")
+    workspace.run("index")
+    if command == "restore":
+        workspace.run("save")
+    method = "PUT" if command == "save" else "GET"
+    after = 1 if kind == "threads of one file" else 20
+    proxy.add(
+        faults.hang(method=method, where=f"/{CONTENT}", times=2),
+        faults.answer(403, "AuthenticationFailed", method=method, where=f"/{CONTENT}", skip=after),
+    )
+    begun_s = time.monotonic()
+    run = workspace.run(command, expect=4)
+    assert time.monotonic() - begun_s < 10
+    (line,) = run.stderr.splitlines()
+    assert "403 AuthenticationFailed: the key or signature is wrong, or" in line
     assert workspace.run(command).code == 0

@@ -71,6 +71,7 @@ def test_the_service_may_write_what_a_backup_writes_and_nothing_else(workspace: 
     for folder in (store, state, logs):
         folder.mkdir()
     paths = {"guid_mapping_file": state / "map", "metrics_log_file": state / "metrics", "log_file": logs / "log"}
+    paths["save_metrics_log_file"] = state / "save-metrics"
     workspace.configure(store=str(store), state_dir=str(state), **{key: str(path) for key, path in paths.items()})
     service = printed(workspace, "--daily", "02:30")[schedule.SERVICE]["Service"]
     assert sorted(words(service["ReadWritePaths"])) == sorted(map(str, (store, state, logs)))

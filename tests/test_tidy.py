@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import json
 import re
 import subprocess
@@ -90,11 +91,18 @@ def test_the_lists_name_no_place_and_have_hashes(name: str) -> None:
     assert "://" not in "".join(lines)
 
 
-def test_azurite_comes_from_the_public_registry() -> None:
-    packages = json.loads((ROOT / "tests" / "azurite" / "package-lock.json").read_text())["packages"]
+@pytest.mark.parametrize("name", ["azurite", "chromium"])
+def test_what_npm_brings_comes_from_the_public_registry(name: str) -> None:
+    packages = json.loads((ROOT / "tests" / name / "package-lock.json").read_text())["packages"]
     resolved = [package["resolved"] for name, package in packages.items() if name]
     assert resolved
     assert [url for url in resolved if not url.startswith("https://registry.npmjs.org/")] == []
+
+
+def test_the_library_of_the_page_is_the_one_that_is_named() -> None:
+    assets = ROOT / "metrics" / "page_assets"
+    digest = hashlib.sha256((assets / "echarts.common.min.js").read_bytes()).hexdigest()
+    assert f"sha256  {digest}\n" in (assets / "README.md").read_text()
 
 
 def test_no_file_names_the_machine_it_was_written_on() -> None:

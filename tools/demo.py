@@ -19,7 +19,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from tools.compare import differences  # noqa: E402  (the checkout is put on the path first)
+from metrics.report import report  # noqa: E402  (the checkout is put on the path first)
+from tools.compare import differences  # noqa: E402
 
 
 def main() -> int:
@@ -54,6 +55,7 @@ def _config(tree: Path) -> str:
         "guid_mapping_file": "guid_file_mapping.json",
         "restore_root": "restored",
         "metrics_log_file": "restore-metrics.json",
+        "save_metrics_log_file": "save-metrics.json",
         # What other programs write into the tree while the demo reads it is not its business.
         "exclude": ["__pycache__/", "blobark-data/"],
     }
@@ -66,11 +68,12 @@ def _judge(tree: Path, folder: Path) -> int:
     print(f"\ncompared with lstat, sha256, readlink and listxattr: {len(found) or 'no'} differences")
     for line in found[:20]:
         print(f"  {line}")
-    metrics = json.loads((folder / "restore-metrics.json").read_bytes())
+    made = report([folder / "restore-metrics.json", folder / "save-metrics.json"])
     print(f"the map     {folder / 'guid_file_mapping.json'}")
     print(f"the store   {folder / 'store'}")
     print(f"restored    {folder / 'restored'}")
-    print(f"metrics     {folder / 'restore-metrics.json'} ({len(metrics['samples'])} samples)")
+    print(f"metrics     {folder / 'restore-metrics.json'}")
+    print(f"report      {made.html} (what held the restore up: {made.runs[0]['verdict']})")
     return 1 if found else 0
 
 

@@ -10,6 +10,7 @@ from blobark.errors import ConfigError
 from blobark.stores.folder import FolderStore
 from blobark.stores.load import NO_LIMITS, Limits
 from blobark.stores.retry import Caller, Retrying, here
+from metrics.stages import Stages
 
 AZURE = "azure"
 
@@ -25,13 +26,14 @@ def open_store(  # noqa: PLR0913 - each by its name
     limits: Limits = NO_LIMITS,
     stop: threading.Event | None = None,
     caller: Caller = here,
+    stages: Stages | None = None,
 ) -> Retrying:
     """Return the container `container` of Azure if `location` is `azure`, else the folder of that path.
 
     `create` makes the container or the folder when it is missing; for a folder that is seen here, for a container
     nothing is asked of the service without it. `access_tier` is that of Azure's content ("": the account's own).
     `workers` threads will use the store. Setting `stop` ends its waits; `caller` makes the requests of a service, which
-    may hang.
+    may hang. `stages` gets to know how long its calls take.
 
     Raises:
         ConfigError: the login or the container's name is wrong.
@@ -41,7 +43,7 @@ def open_store(  # noqa: PLR0913 - each by its name
     if not location:
         raise ConfigError("no store is named", "write `azure` or a folder's path")
     if location != AZURE:
-        return Retrying(FolderStore(location, create=create), limits=limits, stop=stop)
+        return Retrying(FolderStore(location, create=create), limits=limits, stop=stop, stages=stages)
     # obstore's threads do no more than move bytes: half of the processors are enough, and each one more
     # wakes the others up for nothing (on two processors a request costs a third less with one). Read when it starts.
     os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
@@ -53,7 +55,7 @@ def open_store(  # noqa: PLR0913 - each by its name
     azure = AzureStore(
         account_of(login), container, workers=workers, read_timeout_s=limits.timeout_s, access_tier=access_tier
     )
-    retrying = Retrying(azure, limits=limits, stop=stop, caller=caller)
+    retrying = Retrying(azure, limits=limits, stop=stop, caller=caller, stages=stages)
     if create:
         retrying.call(azure.create_container)
     return retrying

@@ -1,0 +1,271 @@
+"""Packs: many small files in one blob, which is an ordinary tar file (with compression: a `.tar.zst`).
+
+    member   a file: header, data, padding to 512 bytes. Its extent is its data
+    frame    with compression: whole members, 256 KiB of them or more, as one zstd frame. A member's extent is the
+             frame that it is in, and how far in it begins
+    index    the last member, `.blobark-pack.jsonl.zst`: a line for the pack, then the entries of all the others
+
+`PackWriter` holds a block and a frame in memory, whatever the length of the pack. A pack is one `put` while it is not
+longer than a block; otherwise it goes in blocks, and is not there before the last of them.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+from blake3 import blake3
+
+from blobark.blocks import digest_of
+from blobark.codec import ZSTD, decode_all, decode_stream, encode_where_it_pays
+from blobark.content import md5_of, read_extent
+from blobark.errors import BlobExists, ContentError, ItemError
+from blobark.manifest import is_extent
+from blobark.model import Block, Entry, Extent, Root, Sent, text_or_b64
+from blobark.segments import compress, decode_entry, encode_entry
+from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
+
+PACK_BYTES = 32 * 1024 * 1024
+PACK_FILES = 4000
+FRAME_BYTES = 256 * 1024
+INDEX_NAME = ".blobark-pack.jsonl.zst"
+META_NAME = "blobark_pack"
+"""In a pack's metadata: where its index lies, as the JSON of an extent."""
+
+MOST_INDEX_BYTES = 64 * 1024 * 1024
+_TAR_BLOCK = 512
+_END = bytes(2 * _TAR_BLOCK)
+
+
+class Taken(Exception):
+    """There is another blob under the pack's key."""
+
+
+class PackIndex(msgspec.Struct, frozen=True):
+    """The first line of a pack's index: the roots that the entries' numbers mean."""
+
+    format: int
+    roots: tuple[Root, ...]
+
+
+def room_for(size_bytes: int) -> int:
+    """Return about how long a pack's tar gets by a file of this size."""
+    return _TAR_BLOCK + size_bytes + -size_bytes % _TAR_BLOCK
+
+
+class PackWriter:
+    """One pack in the making, under `key`; for one thread. Nothing is sent before a block is full."""
+
+    def __init__(self, store: Store, key: str, level: int) -> None:
+        """With a `level` of zstd it is compressed; 0 leaves it as it is."""
+        self._store = store
+        self._key = key
+        self._level = level
+        self._out = bytearray()
+        self._sent_bytes = 0
+        self._frame = bytearray()
+        self._in_frame: list[tuple[int, int]] = []
+        self._upload: Upload | None = None
+        self._blocks: list[Block] = []
+        self._hasher = blake3()
+        self._extents: list[Extent] = []
+
+    def add(self, entry: Entry, path: bytes, data: bytes) -> None:
+        """Append a file with its content; `path` is its absolute real path."""
+        self._member(_header(path, entry, len(data)), data)
+
+    def extents(self) -> list[Extent]:
+        """Return the extents of all files, in order; no more is added."""
+        self._end_frame()
+        return list(self._extents)
+
+    def finish(self, root_names: Sequence[bytes], entries: Sequence[Entry], *, md5: bool) -> Sent:
+        """Append the index, which has these entries, and make it a blob; `md5` asks for its MD5.
+
+        Raises:
+            Taken: there is another blob under the key.
+            BlocksLost: the store has lost a part of it.
+        """
+        self._end_frame()
+        roots = tuple(Root(*text_or_b64(name)) for name in root_names)
+        lines = [msgspec.json.encode(PackIndex(1, roots)), *map(encode_entry, entries)]
+        index = compress(b"\n".join(lines) + b"\n")
+        self._member(_header(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
+        self._end_frame(_END)
+        return self._commit({META_NAME: msgspec.json.encode(self._extents[-1]).decode()}, md5=md5)
+
+    def abort(self) -> None:
+        """Forget what was sent."""
+        if self._upload is not None:
+            self._upload.abort()
+
+    def _member(self, header: bytes, data: bytes) -> None:
+        padding = bytes(-len(data) % _TAR_BLOCK)
+        self._in_frame.append((len(self._frame) + len(header), len(data)))
+        self._frame += b"".join((header, data, padding))
+        if len(self._frame) >= FRAME_BYTES:
+            self._end_frame()
+
+    def _end_frame(self, tail: bytes = b"") -> None:
+        frame = bytes(self._frame) + tail
+        if not frame:
+            return
+        offset = self._sent_bytes + len(self._out)
+        stored = encode_where_it_pays(frame, self._level) if self._level else frame
+        for start, size in self._in_frame:
+            if self._level:
+                self._extents.append(Extent(self._key, offset, len(stored), size, ZSTD, start))
+            else:
+                self._extents.append(Extent(self._key, offset + start, size, size))
+        self._frame, self._in_frame = bytearray(), []
+        self._out += stored
+        if len(self._out) >= BLOCK_SIZE_BYTES:
+            self._stage()
+
+    def _stage(self) -> None:
+        """Send what has been made so far as a block."""
+        data = bytes(self._out)
+        self._hasher.update(data)
+        block = Block(len(data), digest_of(data))
+        try:
+            if self._upload is None:
+                self._upload = self._store.begin(self._key)
+            self._upload.stage(self._sent_bytes, block.digest, data)
+        except BlobExists:
+            raise Taken from None
+        self._blocks.append(block)
+        self._sent_bytes += len(data)
+        self._out = bytearray()
+
+    def _commit(self, meta: Mapping[str, str], *, md5: bool) -> Sent:
+        guid = self._key.rpartition("_")[2]
+        plain_bytes = sum(extent.plain_length for extent in self._extents[:-1])
+        data = bytes(self._out)
+        if self._upload is None:
+            self._hasher.update(data)
+            self._sent_bytes = len(data)
+            sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
+        else:
+            if data:
+                self._stage()
+            sent = Sent(guid, self._sent_bytes, b"", plain_bytes)
+        try:
+            if self._upload is None:
+                self._store.put(self._key, data, meta)
+            else:
+                self._upload.commit(self._blocks, meta)
+        except BlobExists:  # an answer was lost, perhaps
+            self.abort()
+            if not self._is_there():
+                raise Taken from None
+        return sent
+
+    def _is_there(self) -> bool:
+        size = self._store.stat(self._key).size_bytes
+        if size != self._sent_bytes:
+            return False
+        hasher = blake3()
+        for piece in read_extent(self._store, Extent(self._key, 0, size, size)):
+            hasher.update(piece)
+        return hasher.digest() == self._hasher.digest()
+
+
+def _header(path: bytes, entry: Entry, size_bytes: int) -> bytes:
+    info = tarfile.TarInfo(os.fsdecode(path.lstrip(b"/")))
+    info.size = size_bytes
+    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
+    info.uname, info.gname = entry.user, entry.group
+    info.mtime = entry.mtime_ns // 1_000_000_000
+    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+
+
+# Reading what a pack says of itself
+
+
+class PackContent(NamedTuple):
+    """A pack that has just been read: its length, to audit it with, and the entries whose content in it is right."""
+
+    blob: Sent
+    entries: list[Entry]
+
+
+def index_extent(info: BlobInfo) -> Extent | None:
+    """Return where a pack's index lies, by its metadata; None for a blob that is no pack."""
+    try:
+        extent = msgspec.json.decode(info.meta.get(META_NAME, ""), type=Extent)
+    except msgspec.MsgspecError:
+        return None
+    is_small = max(extent.stored_length, extent.plain_length) <= MOST_INDEX_BYTES
+    return extent if extent.blob == info.key and is_small and is_extent(extent) else None
+
+
+def read_index(store: Store, extent: Extent) -> list[tuple[bytes, Entry]]:
+    """Return the entries of a pack with the names of their roots. Raises `ContentError`."""
+    return _entries_of(b"".join(read_extent(store, extent)))
+
+
+def _entries_of(index: bytes) -> list[tuple[bytes, Entry]]:
+    try:
+        first, *lines = decode_all(index, MOST_INDEX_BYTES).splitlines()
+        names = [root.raw_name for root in msgspec.json.decode(first, type=PackIndex).roots]
+        entries = [decode_entry(line) for line in lines]
+        return [(names[entry.root], entry) for entry in entries]
+    except (ValueError, IndexError, msgspec.MsgspecError):
+        raise ContentError("the index of its pack is damaged") from None
+
+
+def read_pack(store: Store, key: str, size_bytes: int) -> PackContent | None:
+    """Read a whole pack, and return what is right in it; None where it is damaged.
+
+    Raises `BlobNotFound`.
+    """
+    stream = _Stream(store, key, size_bytes)
+    digests: list[str] = []
+    index = b""
+    try:
+        with tarfile.open(fileobj=stream, mode="r|", encoding="utf-8", errors="surrogateescape") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                data = file.read() if file is not None else b""
+                digests.append(blake3(data).hexdigest())
+                index = data
+        entries = _entries_of(index)
+    except (tarfile.TarError, ItemError):
+        return None
+    if len(entries) != len(digests) - 1:
+        return None
+    right = [entry for (_, entry), digest in zip(entries, digests, strict=False) if entry.digest == digest]
+    plain_bytes = sum(entry.size for entry in right)
+    return PackContent(Sent(key.rpartition("_")[2], size_bytes, b"", plain_bytes), right)
+
+
+class _Stream(io.RawIOBase):
+    """A pack's tar as a file that can be read once, whether it is compressed or not."""
+
+    def __init__(self, store: Store, key: str, size_bytes: int) -> None:
+        self._stored = read_extent(store, Extent(key, 0, size_bytes, size_bytes))
+        self._pieces = self._plain()
+        self._piece = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray) -> int:  # type: ignore[override]
+        if not self._piece:
+            self._piece = memoryview(next(self._pieces, b""))
+        size = min(len(buffer), len(self._piece))
+        buffer[:size] = self._piece[:size]
+        self._piece = self._piece[size:]
+        return size
+
+    def _plain(self) -> Iterator[bytes]:
+        first = next(self._stored, b"")
+        if first[257:262] == b"ustar":
+            yield first
+            yield from self._stored
+        else:
+            yield from decode_stream(first, self._stored)

@@ -1,0 +1,211 @@
+"""What monitoring is told: a textfile that Prometheus can read, and pings that never fail a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from metrics.export import FAMILIES, ping, write_textfile
+from tests.runs import Workspace
+
+SECRET = "/0f1e-a-secret"
+
+
+class Checks(ThreadingHTTPServer):
+    """A health check service that notes what it is asked, and answers with `status`."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.status = 200
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}{SECRET}"
+
+    def taken(self) -> list[str]:
+        """Return what was asked since the last time, without the secret."""
+        asked, self.asked = self.asked, []
+        assert all(path.startswith(SECRET) for path in asked)
+        return [path.removeprefix(SECRET) for path in asked]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Checks
+
+    def do_GET(self) -> None:
+        self.server.asked.append(self.path)
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def checks() -> Iterator[Checks]:
+    with Checks() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a").write_bytes(b"x" * 1000)
+    (source / "b").write_bytes(b"y" * 500)
+    return Workspace(tmp_path / 'w"o\\rk', source, metrics_textfile=str(tmp_path / "node" / "blobark.prom"))
+
+
+def parsed(text: str) -> dict[tuple[str, str], float]:
+    """Read a textfile as its specification has it; return values by name and command."""
+    found = {}
+    for line in text.splitlines():
+        if line.startswith("#"):
+            assert re.fullmatch(r"# (HELP|TYPE) [a-z_]+ .+", line)
+            continue
+        match = re.fullmatch(r'([a-z_]+)\{command="([a-z]+)",config="((?:[^"\\\n]|\\["\\n])*)"\} (\S+)', line)
+        assert match, line
+        assert match[3].endswith('w\\"o\\\\rk/config.yaml')
+        found[match[1], match[2]] = float(match[4])
+    return found
+
+
+def test_the_textfile_tells_of_the_last_run_of_each_command(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    before_s = time.time() - 1
+    workspace.backup()
+    workspace.run("restore")
+    values = parsed(file.read_text())
+    for command, files, size in (("index", 2, 1500), ("save", 2, 1500), ("restore", 2, 1500)):
+        assert values["blobark_last_run_files", command] == files
+        assert values["blobark_last_run_bytes", command] == size
+        assert values["blobark_last_run_failures", command] == 0
+        assert values["blobark_last_run_exit_code", command] == 0
+        assert 0 < values["blobark_last_run_duration_seconds", command] < 60
+        assert before_s < values["blobark_last_success_timestamp_seconds", command] <= time.time()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert os.listdir(file.parent) == [file.name]
+    succeeded = values["blobark_last_success_timestamp_seconds", "restore"]
+
+    (blob,) = workspace.store.glob(f"*/{workspace.guids()['a']}")
+    blob.write_bytes(b"damaged")
+    (workspace.restored / "a").unlink()
+    workspace.run("restore", expect=3)
+    values = parsed(file.read_text())
+    assert values["blobark_last_run_failures", "restore"] == 1
+    assert values["blobark_last_run_exit_code", "restore"] == 3
+    assert values["blobark_last_success_timestamp_seconds", "restore"] == succeeded
+    assert values["blobark_last_run_timestamp_seconds", "restore"] > succeeded
+    assert values["blobark_last_run_files", "save"] == 2
+
+    workspace.store.rename(workspace.folder / "elsewhere")
+    workspace.run("restore", expect=4)
+    assert parsed(file.read_text())["blobark_last_run_exit_code", "restore"] == 4
+
+
+def test_a_dry_run_tells_nobody(workspace: Workspace, checks: Checks) -> None:
+    Path(workspace.settings["metrics_textfile"]).parent.mkdir()
+    workspace.configure(ping_url=checks.url)
+    workspace.run("index", "--dry-run")
+    assert checks.taken() == []
+    assert not Path(workspace.settings["metrics_textfile"]).exists()
+
+
+@pytest.mark.parametrize("there", ["no folder", "a folder", "another's file"])
+def test_a_textfile_that_cannot_be_written_is_one_warning(workspace: Workspace, there: str) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    if there == "a folder":
+        file.mkdir(parents=True)
+    if there == "another's file":
+        file.parent.mkdir()
+        file.write_text("node_load1 0.5\n")
+    (warning,) = workspace.run("index").result["warnings"]
+    assert warning.startswith("warning: metrics_textfile: ")
+    if there == "another's file":
+        assert file.read_text() == "node_load1 0.5\n"
+
+
+def test_labels_are_escaped_and_others_lines_stay(tmp_path: Path) -> None:
+    file = tmp_path / "x.prom"
+    name = "blobark_last_run_files"
+    write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 1})
+    write_textfile(file, {"command": "save", "config": "e"}, {name: 12345678901})
+    write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 3})
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert lines == [
+        name + r'{command="save",config="a\"b\\c\nd\\udcff"} 3',
+        name + '{command="save",config="e"} 12345678901',
+    ]
+
+
+def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "x.prom"
+
+    def write(number: int) -> None:
+        for value in range(20):
+            write_textfile(file, {"config": str(number)}, dict.fromkeys(FAMILIES, value))
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    assert len(lines) == 8 * len(FAMILIES)
+    assert all(line.endswith(" 19") for line in lines)
+
+
+def test_a_health_check_hears_of_start_success_and_failure(workspace: Workspace, checks: Checks) -> None:
+    workspace.configure(ping_url="${CHECK}/", metrics_textfile=str(workspace.folder / "x.prom"))
+    workspace.environment["CHECK"] = checks.url
+    workspace.run("index")
+    assert checks.taken() == ["/start", ""]
+    workspace.run("save")
+    assert checks.taken() == ["/start", ""]
+    workspace.configure(source_path=str(workspace.folder / "gone"))
+    workspace.run("index", expect=4)
+    assert checks.taken() == ["/start", "/fail"]
+
+
+def test_a_ping_that_fails_is_a_warning_without_the_address(workspace: Workspace, checks: Checks) -> None:
+    workspace.configure(ping_url=checks.url, metrics_textfile=str(workspace.folder / "x.prom"))
+    checks.status = 404
+    run = workspace.run("index")
+    assert run.result["warnings"] == [
+        "warning: ping_url: start could not be told (the answer was 404)",
+        "warning: ping_url: success could not be told (the answer was 404)",
+    ]
+    assert SECRET not in run.stderr
+    files = [path for path in workspace.folder.rglob("*") if path.is_file() and path != workspace.config]
+    assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+def test_the_address_keeps_its_query(checks: Checks) -> None:
+    assert ping(f"{checks.url}/?create=1", "start") == ""
+    assert checks.taken() == ["/start?create=1"]
+
+
+def test_who_does_not_answer_is_not_waited_for() -> None:
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        started_s = time.monotonic()
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}{SECRET}"
+        said = ping(address)
+        assert time.monotonic() - started_s < 20
+    assert said
+    assert SECRET not in said
+    assert ping(address) == "Connection refused"
