@@ -84,6 +84,22 @@ def parsed(text: str) -> dict[tuple[str, str], float]:
     return found
 
 
+def test_a_backup_is_one_run(workspace: Workspace, checks: Checks) -> None:
+    workspace.configure(ping_url=checks.url)
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    workspace.run("backup", "--dry-run")
+    assert (checks.taken(), file.exists()) == ([], False)
+    workspace.run("backup")
+    assert checks.taken() == ["/start", ""]
+    values = parsed(file.read_text())
+    assert {command for _, command in values} == {"backup"}
+    assert values["blobark_last_run_bytes", "backup"] == 1500
+    workspace.configure(hook_before="false")
+    workspace.run("backup", expect=4)
+    assert checks.taken() == ["/start", "/fail"]
+
+
 def test_the_textfile_tells_of_the_last_run_of_each_command(workspace: Workspace) -> None:
     file = Path(workspace.settings["metrics_textfile"])
     file.parent.mkdir()
