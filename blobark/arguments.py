@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from blobark import __version__
+from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
+from blobark.command import Command, snapshot_number
 from blobark.commands import (
     IndexOptions,
     RestoreOptions,
@@ -29,18 +30,6 @@ MONITORED = ("index", "save", "restore")
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock   130 interrupted"""
-
-
-class Command(NamedTuple):
-    """A command: its script, what it says of itself, its own options, and the function that runs it."""
-
-    script: str
-    about: str
-    examples: str
-    add_options: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[Context, argparse.Namespace], Any] | None
-    by_itself: Callable[[argparse.Namespace], Any] | None = None
-    """In place of `run` for a command that needs no configuration and no store."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -96,8 +85,10 @@ def _one(name: str, prog: str) -> argparse.ArgumentParser:
         epilog=f"examples:\n{examples}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.set_defaults(dry_run=False)
     if command.by_itself is None:
         parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
+    if command.changes:
         text = "show what would be done, in bytes and requests; do nothing"
         parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the result, and nothing else")
@@ -134,7 +125,7 @@ def _run_save(context: Context, options: argparse.Namespace) -> Any:
 
 def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--snapshot", type=_number, default=0, metavar="N", help="a snapshot's number (default: latest)"
+        "--snapshot", type=snapshot_number, default=0, metavar="N", help="a snapshot's number (default: latest)"
     )
     parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
     parser.add_argument("--to", dest="restore_root", metavar="DIR", help="restore below DIR instead of restore_root")
@@ -193,12 +184,6 @@ def _report(options: argparse.Namespace) -> Any:
     return report(options.logs, html=options.html, csv_file=options.csv)
 
 
-def _number(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a snapshot")
-    return int(text)
-
-
 COMMANDS = {
     "index": Command(
         "build_index.py",
@@ -242,6 +227,8 @@ COMMANDS = {
         "restore-metrics.json\nbefore.json after.json --html compared.html\nrun.json --csv run.csv --json",
         _report_options,
         None,
+        False,
         _report,
     ),
+    **LISTING_COMMANDS,
 }

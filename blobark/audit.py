@@ -21,12 +21,11 @@ from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.guids import raw_guid
 from blobark.model import Entry
-from blobark.stores.base import BlobInfo, Store
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Store, listings
 
 AUDITS = 3
 """What is found wrong so many times, under as many GUIDs, fails."""
 
-NAMES_IN_A_PAGE = 5000
 MAX_LISTINGS = 16
 """With more prefixes than these all blobs of the server are listed in one go."""
 
@@ -46,9 +45,9 @@ def pages(store: Store, keys_begin: Iterable[str]) -> Iterator[list[BlobInfo]]:
     """Yield the blobs below each prefix in pages as large as a service's: each is a request, even if it is empty."""
     for prefix in keys_begin:
         listing = store.list(prefix)
-        page = list(islice(listing, NAMES_IN_A_PAGE))
+        page = list(islice(listing, PAGE_BLOBS))
         yield page
-        while len(page) == NAMES_IN_A_PAGE and (page := list(islice(listing, NAMES_IN_A_PAGE))):
+        while len(page) == PAGE_BLOBS and (page := list(islice(listing, PAGE_BLOBS))):
             yield page
 
 
@@ -99,4 +98,4 @@ class Audit:
         counts = self._catalog.sent_tags()
         if len(counts) > MAX_LISTINGS:
             counts = {"": sum(counts.values()) + others}
-        return sum(-(-count // NAMES_IN_A_PAGE) for count in counts.values())
+        return sum(map(listings, counts.values()))

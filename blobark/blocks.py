@@ -23,6 +23,9 @@ LEAST_BITS = 2
 MOST_BLOCKS = 45_000
 """Azure's limit is 50,000 blocks in a blob."""
 _CHECKED_BYTES = 64
+MOST_CHUNK_BYTES = 4 * CHUNK_BYTES
+READ_BYTES = 2 * MIB
+"""What to read at a time of what is to be cut: little enough to be still near when it is copied and digested."""
 
 
 def bits_for(content_size: int, inherited: int = 0) -> int:
@@ -53,36 +56,70 @@ def digest_of(block: bytes | memoryview) -> str:
     return blake3(block).hexdigest()
 
 
-def cut(pieces: Iterable[bytes], bits: int) -> Iterator[bytes]:
-    """Yield the blocks of a content that comes in pieces of any length. Holds a piece and a block, and copies both."""
+class Buffers:
+    """Memory for blocks that is used again: to get it anew from the system takes longer than all that is done with it.
+
+    May be used from many threads at once.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, size: int) -> bytearray:
+        """Return a buffer of at least `size` bytes, whatever is in it."""
+        try:
+            buffer = self._free.pop()
+        except IndexError:
+            return bytearray(size)
+        return buffer if len(buffer) >= size else bytearray(size)
+
+    def give(self, block: memoryview) -> None:
+        """Take back the buffer of a block, which is not used any more."""
+        if isinstance(block.obj, bytearray):
+            self._free.append(block.obj)
+
+
+def cut(pieces: Iterable[bytes], bits: int, buffers: Buffers) -> Iterator[memoryview]:
+    """Yield the blocks of a content that comes in pieces of any length.
+
+    Each is in a buffer of its own, which the caller gives back.
+    """
     least, most, mask = least_bytes(bits), most_bytes(bits), (1 << bits) - 1
-    parts: list[memoryview] = []
-    size = 0
+    block, size = memoryview(buffers.take(most)), 0
     for chunk in _chunks(pieces):
-        if parts and size + len(chunk) > most:
-            yield b"".join(parts)
-            parts, size = [], 0
-        parts.append(chunk)
-        size += len(chunk)
+        length = len(chunk)
+        if size and size + length > most:
+            yield block[:size]
+            block, size = memoryview(buffers.take(most)), 0
+        block[size : size + length] = chunk
+        size += length
         if size >= least and not zlib.crc32(chunk[-_CHECKED_BYTES:]) & mask:
-            yield b"".join(parts)
-            parts, size = [], 0
-    if parts:
-        yield b"".join(parts)
+            yield block[:size]
+            block, size = memoryview(buffers.take(most)), 0
+    if size:
+        yield block[:size]
+    else:
+        buffers.give(block)
 
 
 def _chunks(pieces: Iterable[bytes]) -> Iterator[memoryview]:
-    """Yield chunks. The last of a buffer may end only where the buffer does, so it is cut again with what follows."""
+    """Yield chunks, each until the next. The last of a window may end only where that does: it is cut again."""
     from pyfastcdc import FastCDC  # late: only large files need it, and it takes 20 ms
 
-    cutter = FastCDC(avg_size=CHUNK_BYTES, min_size=CHUNK_BYTES // 4, max_size=CHUNK_BYTES * 4)
-    carry: bytes | memoryview = b""
+    cutter = FastCDC(avg_size=CHUNK_BYTES, min_size=CHUNK_BYTES // 4, max_size=MOST_CHUNK_BYTES)
+    window, filled = bytearray(), 0
     for piece in pieces:
-        chunks = [chunk.data for chunk in cutter.cut_buf(b"".join((carry, piece)) if carry else piece)]
-        carry = chunks.pop() if chunks else b""
+        end = filled + len(piece)
+        if end > len(window):
+            window = window[:filled] + bytearray(MOST_CHUNK_BYTES + len(piece) - filled)
+        window[filled:end] = piece
+        view = memoryview(window)[:end]
+        chunks = [chunk.data for chunk in cutter.cut_buf(view)]
+        filled = len(chunks.pop()) if chunks else 0
         yield from chunks
-    if carry:
-        yield memoryview(carry)
+        view[:filled] = view[end - filled :]
+    if filled:
+        yield memoryview(window)[:filled]
 
 
 class Layout:

@@ -21,12 +21,14 @@ from typing import Any, NoReturn
 import msgspec
 
 from blobark import arguments, summary
+from blobark.command import Command
 from blobark.config import Config, load
 from blobark.context import Context
 from blobark.crew import Crew
 from blobark.doctor import DoctorResult
 from blobark.engine import Engine
-from blobark.errors import EXIT_BUG, EXIT_DONE, BlobarkError, Fatal, Interrupted
+from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
+from blobark.listings import Listing
 from blobark.model import printable
 from blobark.monitoring import Monitoring, exit_code
 from blobark.progress import Display
@@ -103,6 +105,8 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     try:
         context = _context(config, shown, stop, stores)
         result = _monitored(command, context, options)
+        if isinstance(result, Listing):
+            return _show_listing(options, result, shown)
     finally:
         shown.end()
         for store in stores:
@@ -112,7 +116,7 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     return _show(options, result, config, shown, time.monotonic() - started_s)
 
 
-def _monitored(command: arguments.Command, context: Context, options: argparse.Namespace) -> Any:
+def _monitored(command: Command, context: Context, options: argparse.Namespace) -> Any:
     """Run a command; tell monitoring of it, if it is one that is scheduled and does anything."""
     if command.run is None:
         raise TypeError(f"{options.command} needs no context")
@@ -139,6 +143,33 @@ def _show(options: argparse.Namespace, result: Any, config: Config | None, shown
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(error.strerror) from None
     return code
+
+
+def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display) -> int:
+    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then."""
+    write = sys.stdout.write
+    try:
+        if options.json:
+            between = f'{{"command": {json.dumps(options.command)}, "items": ['
+            for row in listing.rows:
+                write(f"{between}\n{msgspec.json.encode(row).decode()}")
+                between = ","
+            head = "" if between == "," else between
+            end = {"failed": listing.failed, "warnings": shown.warnings}
+            code = EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
+            write(f"{head}], {json.dumps({**end, 'exit_code': code})[1:]}\n")
+        else:
+            if listing.heading and not options.quiet:
+                write(f"{listing.heading}\n")
+            for row in listing.rows:
+                write(f"{printable(row.line())}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(error.strerror) from None
+    return EXIT_ITEMS_FAILED if listing.failed else EXIT_DONE
 
 
 def _print_result(

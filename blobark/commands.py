@@ -31,7 +31,7 @@ from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
 from blobark.save import Job, Saver, SaveResult, Sender, SendTask
-from blobark.stores.base import Priority, Store
+from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
 
@@ -233,6 +233,8 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
         target = Target.open(root, create=not options.dry_run)
         stack.callback(target.close)
         restorer = Restorer(context, store, target, wanted.server, options.overwrite, dry_run=options.dry_run)
+        if options.dry_run and context.config.store == "azure":
+            restorer.result.requests["list blobs"] = listings(wanted.files())
         if archive.is_needed:
             restorer.wait_for(archive, options.rehydrate or "standard")
         result = restorer.result
@@ -264,6 +266,12 @@ class _Wanted(NamedTuple):
     header: Header | None
     manifest: snapshot.Manifest
     jobs: Callable[[], Iterator[RestoreJob]]
+
+    def files(self) -> int:
+        """Return how many files there are; the store has as many blobs at least."""
+        if self.header:
+            return self.header.totals.files
+        return sum(job.entry.kind == "file" for job in self.jobs())
 
 
 def _wanted(context: Context, store: Store, catalog: Catalog | None, options: RestoreOptions) -> _Wanted:

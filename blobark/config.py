@@ -17,10 +17,12 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from blobark.config_azure import LOGIN_KEYS, Auth, Login, LoginFault, login
+from blobark.config_azure import LOGIN_KEYS, Login, LoginFault, login
 from blobark.config_file import Given, Mistakes, SettingsFile
 from blobark.config_keys import (
     KEYS,
+    AccessTier,
+    Auth,
     ChangeDetection,
     Delta,
     Key,
@@ -68,7 +70,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     login: Login | None
     """How to log in to Azure, of the keys above and the environment; None where the store is no container."""
     container_name: str | None
-    access_tier: str | None
+    access_tier: AccessTier | None
     state_dir: Path
     server: str | None
     restore_root: Path | None

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, NoReturn, get_args
 
 import msgspec
 
-from blobark.config_keys import AUTHS, Secret, connection_fault
-
-Auth = Literal["connection_string", "key", "sas", "entra"]
+from blobark.config_keys import Auth, Secret, connection_fault
 
 LOGIN_KEYS: Final = ("auth", "connection_string", "account_name", "account_key", "sas_token", "endpoint")
 VARIABLES: Final = {
@@ -26,7 +24,7 @@ VARIABLES: Final = {
     "account_name": "AZURE_STORAGE_ACCOUNT",
 }
 _SECRETS: Final = ("connection_string", "account_key", "sas_token")
-_SECRET_OF: Final[dict[str, str]] = dict(zip(AUTHS, _SECRETS, strict=False))
+_SECRET_OF: Final[dict[str, str]] = dict(zip(get_args(Auth), _SECRETS, strict=False))
 _AUTH_OF: Final[dict[str, Any]] = {secret: auth for auth, secret in _SECRET_OF.items()}
 
 

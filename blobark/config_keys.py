@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Literal, NamedTuple, NoReturn
+from typing import Any, Final, Literal, NamedTuple, NoReturn, get_args
 
 import msgspec
 
@@ -19,9 +19,11 @@ from blobark.config_file import Given
 Delta = Literal["whole", "extents", "off"]
 ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
 UploadCheck = Literal["full", "none"]
+Auth = Literal["connection_string", "key", "sas", "entra"]
+AccessTier = Literal["hot", "cool", "cold", "archive"]
 
-AUTHS: Final = ("connection_string", "key", "sas", "entra")
 
+_NO_URL: Final = "its endpoint is not a URL"
 _MOST_WORKERS: Final = 512
 _LEAST_MEMORY_BYTES: Final = 16 << 20
 _LEAST_BANDWIDTH: Final = 64 << 10
@@ -170,22 +172,16 @@ def _flag(text: str, _base: Path) -> bool:
     return words[text.lower()]
 
 
-def _change_detection(text: str, _base: Path) -> str:
-    if text not in ("strict", "no-inode", "mtime", "digest"):
-        raise ValueError("expected strict, no-inode, mtime or digest")
-    return text
+def _one_of(words: object) -> Callable[[str, Path], str]:
+    """Return a reader of one of the words of a `Literal`."""
+    *others, last = get_args(words)
 
+    def read(text: str, _base: Path) -> str:
+        if text not in (*others, last):
+            raise ValueError(f"expected {', '.join(others)} or {last}")
+        return text
 
-def _delta(text: str, _base: Path) -> str:
-    if text not in ("whole", "extents", "off"):
-        raise ValueError("expected whole, extents or off")
-    return text
-
-
-def _upload_check(text: str, _base: Path) -> str:
-    if text not in ("full", "none"):
-        raise ValueError("expected full or none")
-    return text
+    return read
 
 
 def _ping_url(text: str, _base: Path) -> Secret:
@@ -213,12 +209,6 @@ def _container(text: str, _base: Path) -> str:
     return text
 
 
-def _auth(text: str, _base: Path) -> str:
-    if text not in AUTHS:
-        raise ValueError(f"expected {', '.join(AUTHS[:-1])} or {AUTHS[-1]}")
-    return text
-
-
 def _account_name(text: str, _base: Path) -> str:
     if not re.fullmatch(r"[a-z0-9]{3,24}", text):
         raise ValueError("expected 3 to 24 of a-z and 0-9")
@@ -226,17 +216,9 @@ def _account_name(text: str, _base: Path) -> str:
 
 
 def _endpoint(text: str, _base: Path) -> str:
-    if "://" not in text:
-        raise ValueError("expected an address such as https://myaccount.blob.core.windows.net")
-    if fault := _endpoint_fault(text):
+    if fault := endpoint_fault(text):
         raise ValueError(f"expected https://<host>[:port][/path]: {fault}")
     return text.rstrip("/")
-
-
-def _access_tier(text: str, _base: Path) -> str:
-    if text not in ("hot", "cool", "cold", "archive"):
-        raise ValueError("expected hot, cool, cold or archive")
-    return text
 
 
 def _file_glob(text: str, _base: Path) -> str:
@@ -272,21 +254,21 @@ KEYS: Final[dict[str, Key]] = {
     "skip_path": Key(_skip_path, many=True),
     "exclude": Key(_pattern, many=True),
     "one_file_system": Key(_flag, "false"),
-    "change_detection": Key(_change_detection, "strict"),
-    "delta": Key(_delta, "whole"),
+    "change_detection": Key(_one_of(ChangeDetection), "strict"),
+    "delta": Key(_one_of(Delta), "whole"),
     "store": Key(_store, "blobark-data/store"),
-    "auth": Key(_auth),
+    "auth": Key(_one_of(Auth)),
     "connection_string": Key(_secret, "", secret=True),
     "account_name": Key(_account_name),
     "account_key": Key(_secret, "", secret=True),
     "sas_token": Key(_secret, "", secret=True),
     "endpoint": Key(_endpoint, secret=True),
     "container_name": Key(_container),
-    "access_tier": Key(_access_tier),
+    "access_tier": Key(_one_of(AccessTier)),
     "state_dir": Key(_path, "blobark-data/state"),
     "server": Key(_server),
     "restore_root": Key(_path),
-    "upload_check": Key(_upload_check, "full"),
+    "upload_check": Key(_one_of(UploadCheck), "full"),
     "max_workers": Key(_workers, "auto"),
     "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
     "timeout": Key(_timeout, "30s", field="timeout_s"),
@@ -313,19 +295,23 @@ def connection_fault(connection_string: str) -> str:
     if not names & {"blobendpoint", "usedevelopmentstorage"}:
         parts += [("blobendpoint", f"{value}://by.name") for name, value in parts if name == "defaultendpointsprotocol"]
     endpoints = [value for name, value in parts if name.endswith(("endpoint", "proxyuri"))]
-    return next(filter(None, map(_endpoint_fault, endpoints)), "")
+    return next(filter(None, map(endpoint_fault, endpoints)), "")
 
 
-def _endpoint_fault(endpoint: str) -> str:
+def endpoint_fault(endpoint: str) -> str:
+    """Return why the address of a service is refused, "" when it is fine. Plain http is for loopback alone.
+
+    Whoever listens to it would get the content, and with a SAS the credentials.
+    """
     from urllib.parse import urlsplit
 
     try:
-        url = urlsplit(endpoint if "://" in endpoint else f"https://{endpoint}")
-        scheme, host = url.scheme, url.hostname
+        url = urlsplit(endpoint)
+        scheme, host, _ = url.scheme, url.hostname, url.port
     except ValueError:
-        scheme, host = "", None
-    if not host or re.search(r"[\\@\s\x00-\x1f]", endpoint):
-        return "its endpoint is not a URL"
+        return _NO_URL
+    if not scheme or not host or re.search(r"[\\@?#\s\x00-\x1f]", endpoint):
+        return _NO_URL
     if scheme == "https" or (scheme == "http" and _is_loopback(host)):
         return ""
     return "plain http is refused, except to this machine itself: use https"

@@ -8,7 +8,19 @@ import importlib.util
 import sys
 from pathlib import Path
 
-LIBRARIES = ("azure", "blake3", "msgspec", "obstore", "pathspec", "psutil", "pyfastcdc", "rich", "yaml")
+LIBRARIES = (
+    "azure",
+    "blake3",
+    "certifi",
+    "msgspec",
+    "obstore",
+    "pathspec",
+    "psutil",
+    "pyfastcdc",
+    "rich",
+    "urllib3",
+    "yaml",
+)
 """What Blobark imports; tests/test_tidy.py holds it against the code."""
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from blobark import blocks, source
-from blobark.blocks import Layout
+from blobark.blocks import READ_BYTES, Layout
 from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import Finder, of_entry
 from blobark.model import Block, Entry
-from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.stores.base import Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
 from metrics.stages import COMPARE, DECODE, WRITE
@@ -47,9 +47,11 @@ class OldFile:
         self._layout = Layout(size, shape.ranges)
         self._offsets: dict[str, int] = {}
         offset = 0
-        for data in blocks.cut(source.read_blocks(descriptor, shape, BLOCK_SIZE_BYTES), bits):
+        buffers = blocks.Buffers()
+        for data in blocks.cut(source.read_blocks(descriptor, shape, READ_BYTES), bits, buffers):
             self._offsets.setdefault(blocks.digest_of(data), offset)
             offset += len(data)
+            buffers.give(data)
 
     def read(self, block: Block) -> bytes | None:
         """Return a block, None if the file does not have it (any more)."""

@@ -1,7 +1,9 @@
 """The rebuild: a container that has lost its snapshots gets one made of what each blob says of itself.
 
     list     every blob of the server, with its metadata: path, owner, mode, times, digest, the map of its holes
-    digest   the blobs that say nothing (made elsewhere, or their metadata were too long): they go below lost+found
+    join     the versions that cite earlier blobs (`delta: extents`) with those; where one is gone, what is left of the
+             version goes below lost+found
+    digest   what goes there, and the blobs that say nothing (made elsewhere, or their metadata were too long)
     place    the newest version of each path gets it, the others become `<path>.~<guid>`; so does a file whose path
              is a directory's by now
     publish  with the directories on the way, as a snapshot that says `rescued` and is not complete; create-only
@@ -19,21 +21,18 @@ from dataclasses import dataclass, field
 from blake3 import blake3
 from msgspec.structs import replace
 
-from blobark import __version__, content, identity, snapshot
+from blobark import __version__, content, identity, rescue, snapshot
 from blobark.clock import now_ns, utc
 from blobark.context import Context
 from blobark.errors import ConfigError, ItemError, SnapshotError
-from blobark.guids import GUID_PATTERN
-from blobark.manifest import check_path, fault_of
-from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Server, Totals, text_or_b64
+from blobark.guids import GUID_PATTERN, blob_name
+from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Server, Totals, display, text_or_b64
 from blobark.scratch import Rescued
 from blobark.segments import SegmentWriter, decode_entry, encode_entry
-from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
+from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, listings
 
 LOST = b"lost+found"
-DIRECTORY_MODE = 0o700
 FILE_MODE = 0o600
-MAX_NAME_BYTES = 255
 PROGRESS_EVERY = 5000
 
 MISSING = (
@@ -64,7 +63,7 @@ class RebuildResult:
     older: int = 0
     """Files that are no newest version, or whose path is a directory's: they have `.~<guid>` at the end."""
     lost: int = 0
-    """Blobs that say nothing of themselves: they are below lost+found."""
+    """Blobs that say nothing of themselves, or whose other parts are gone: they are below lost+found."""
     nameless: int = 0
     """Empty blobs that stand for a directory and do not say which: they are left out."""
     missing: str = MISSING
@@ -146,39 +145,63 @@ class _Rebuild:
         for info in self._store.list(f"{self._server}_", meta=True):
             context.check_stop()
             context.reporter.advance(1, info.size_bytes)
-            described = _described(self._server, info)
-            if described is not None:
-                root_name, entry = described
-                self._root_names.add(root_name)
-                path = _joined(root_name, entry.raw_path)
-                self._rescued.add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
-            elif content.stands_for_directory(info):
-                result.nameless += 1
-                context.reporter.detail(f"{info.key} stands for a directory and does not say which: left out")
-            else:
-                result.lost += 1
-                self._rescued.add_lost(info.key, info.size_bytes, info.created_ns)
+            self._rescued.add_blob(info.key, info.size_bytes)
+            self._note(info)
             result.files += 1
             result.file_bytes += info.size_bytes
         if not result.files:
             raise SnapshotError(f"{self._store.name} holds no blob of {self._server}", "is it the right store?")
+        self._join()
+
+    def _note(self, info: BlobInfo) -> None:
+        result = self.result
+        described = rescue.described(self._server, info)
+        if described is not None:
+            root_name, entry = described
+            self._root_names.add(root_name)
+            path = rescue.joined(root_name, entry.raw_path)
+            add = self._rescued.add if entry.extents is None else self._rescued.add_citing
+            add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
+        elif content.stands_for_directory(info):
+            result.nameless += 1
+            self._context.reporter.detail(f"{info.key} stands for a directory and does not say which: left out")
+        else:
+            result.lost += 1
+            self._rescued.add_lost(info.key, info.size_bytes, info.created_ns)
+
+    def _join(self) -> None:
+        """Take the versions that cite other blobs, now that all blobs are known; name those that are not whole."""
+        for path, ctime_ns, created_ns, guid, line in self._rescued.citing():
+            entry = decode_entry(line)
+            fault = rescue.fault_of_citing(self._server, entry, self._rescued.size_of)
+            if not fault:
+                self._rescued.add(path, ctime_ns, created_ns, guid, line)
+                continue
+            key = blob_name(self._server, guid)
+            self.result.lost += 1
+            self._rescued.add_lost(key, self._rescued.size_of(key) or 0, created_ns)
+            self._fail(display(path.replace(b"\0", b"/")), f"{fault}; what is left is {display(LOST)}/{guid}")
+
+    def _fail(self, item: str, reason: str) -> None:
+        self.result.failed.append((item, reason))
+        self._context.reporter.warn(f"failed: {item}: {reason}")
 
     def estimate(self) -> None:
-        """Say what a real run would ask of the store after this."""
-        self.result.requests = {"read blobs without metadata": self.result.lost, "put header": 1}
+        """Say what a real run would ask of the store; it puts some segments, too."""
+        listed, lost = listings(self.result.files), self.result.lost
+        self.result.requests = {"list blobs": listed, "read blobs that are no file": lost, "put header": 1}
 
     def read_lost(self) -> None:
-        """Digest the blobs that say nothing, and give each a place below lost+found of the first root."""
+        """Digest the blobs that are no file by themselves, and give each a place below lost+found of the first root."""
         root_name = min(self._root_names, default=b"/")
         self._root_names.add(root_name)
         for (key, _, created_ns), entry in self._context.engine.run(
             self._rescued.lost(), self._digested, cost=lambda row: min(row[1], BLOCK_SIZE_BYTES)
         ):
             if isinstance(entry, str):
-                self.result.failed.append((key, entry))
-                self._context.reporter.warn(f"failed: {key}: {entry}")
+                self._fail(key, entry)
             else:
-                path = _joined(root_name, entry.raw_path)
+                path = rescue.joined(root_name, entry.raw_path)
                 self._rescued.add(path, 0, created_ns, entry.guid or key, encode_entry(entry))
 
     def _digested(self, rows: list[tuple[str, int, int]]) -> list[Entry | str]:
@@ -194,7 +217,7 @@ class _Rebuild:
                 for piece in content.pieces(self._store, self._server, entry):
                     hasher.update(piece)
             except ItemError as error:
-                entries.append(f"says nothing of itself, and cannot be read: {error.message}")
+                entries.append(f"is not known as a file, and cannot be read: {error.message}")
                 continue
             if GUID_PATTERN.fullmatch(name):
                 entry = replace(entry, guid=name, extents=None)
@@ -218,7 +241,7 @@ class _Rebuild:
             if entry.kind != "dir" and (below or not is_newest):
                 rescued.put_off(path, guid, line)
         for path, guid, line in rescued.older():
-            names = (_renamed(path, guid, attempt) for attempt in itertools.count())
+            names = (rescue.renamed(path, guid, attempt) for attempt in itertools.count())
             next(name for name in names if rescued.place(name, line))
             self.result.older += 1
 
@@ -233,7 +256,7 @@ class _Rebuild:
             refs.append(ref)
 
         writer = SegmentWriter(send)
-        names = _outermost(self._root_names)
+        names = rescue.outermost(self._root_names)
         for number, name in enumerate(names):
             counts.append(0)
             for entry, path in self._entries(number, name):
@@ -271,20 +294,19 @@ class _Rebuild:
         result.snapshot, result.entries = header.number, totals.entries
         result.files, result.file_bytes = totals.files, totals.file_bytes
         reason = f"it is rescued, and lacks what no blob tells: {MISSING}"
-        result.failed.append((f"snapshot {header.number}", reason))
-        self._context.reporter.warn(f"failed: snapshot {header.number}: {reason}")
+        self._fail(f"snapshot {header.number}", reason)
 
     def _entries(self, number: int, root_name: bytes) -> Iterator[tuple[Entry, bytes]]:
         """Yield the entries of one root with their paths, in order, with the directories on the way."""
-        root = _joined(root_name, b"")
+        root = rescue.joined(root_name, b"")
         made: list[bytes] = []
-        yield _directory(number, b"", self._started_ns), b""
+        yield rescue.directory(number, b"", self._started_ns), b""
         for key, line in self._rescued.placed(root):
             parts = key[len(root) + 1 :].split(b"\0")
             above = [b"/".join(parts[:depth]) for depth in range(1, len(parts))]
             for directory in above:
                 if directory not in made:
-                    yield _directory(number, directory, self._started_ns), directory
+                    yield rescue.directory(number, directory, self._started_ns), directory
             entry = decode_entry(line)
             path = b"/".join(parts)
             made = [*above, path] if entry.kind == "dir" else above
@@ -299,51 +321,3 @@ class _Rebuild:
                 snapshot.claim_server(self._store, owner)
         except SnapshotError as error:
             self._context.reporter.warn(f"{error.message}: say --server {self._server} to restore")
-
-
-def _described(server: str, info: BlobInfo) -> tuple[bytes, Entry] | None:
-    """Return the root's name and the entry that a blob's metadata tell, None where they tell none that can be."""
-    entry, root_name = content.entry_of_blob(info.meta), content.root_of_blob(info.meta)
-    guid = info.key.removeprefix(f"{server}_")
-    if entry is None or root_name is None or not GUID_PATTERN.fullmatch(guid):
-        return None
-    entry = replace(entry, guid=guid, root=0, hardlink_to="", hardlink_to_b64="", error="", stale=False)
-    try:
-        path = entry.raw_path
-        check_path(path)
-        if root_name != b"/":
-            check_path(root_name.removeprefix(b"/"))
-        is_right = root_name.startswith(b"/") and not fault_of(entry) and entry.extents is None
-    except (SnapshotError, ValueError):
-        return None
-    size = 0 if entry.kind == "dir" else entry.content_size
-    if not is_right or entry.kind not in ("file", "dir") or size != info.size_bytes:
-        return None
-    return root_name, entry
-
-
-def _joined(root_name: bytes, path: bytes) -> bytes:
-    """Return an absolute path with a byte 0 for each slash; "/" itself is empty."""
-    below = b"/" + path if path else b""
-    return (root_name.rstrip(b"/") + below).replace(b"/", b"\0")
-
-
-def _renamed(path: bytes, guid: str, attempt: int) -> bytes:
-    """Return the path with the GUID at its end; a name that would be too long loses some of its own end.
-
-    Only a tree that was itself rescued, and backed up, can hold such a name: then there is another `attempt`.
-    """
-    above, slash, name = path.rpartition(b"\0")
-    mark = f".~{guid.rpartition('/')[2][-36:]}{attempt or ''}".encode()
-    return above + slash + name[: MAX_NAME_BYTES - len(mark)] + mark
-
-
-def _outermost(root_names: set[bytes]) -> list[bytes]:
-    """Return the roots that lie inside no other one, in the order of a manifest."""
-    keys = {_joined(name, b"") for name in root_names}
-    return [name for name in sorted(root_names) if not any(_joined(name, b"").startswith(key + b"\0") for key in keys)]
-
-
-def _directory(root: int, path: bytes, mtime_ns: int) -> Entry:
-    text, b64 = text_or_b64(path)
-    return Entry(path=text, path_b64=b64, root=root, kind="dir", mode=DIRECTORY_MODE, mtime_ns=mtime_ns)

@@ -82,7 +82,8 @@ class Restorer:
         """Restore what an archive holds back when it has brought it back."""
         self._archive, self._priority = archive, priority
         self.result.archived, self.result.archived_bytes = archive.needed
-        self.result.requests |= {"rehydrate": archive.blobs} if self._dry_run else {}
+        if self._dry_run:
+            self.result.requests["rehydrate"] = archive.blobs
 
     def snapshot(self, header: Header, manifest: Manifest) -> None:
         """Restore every entry of a snapshot."""

@@ -80,6 +80,7 @@ class SaveResult:
     changed_while_read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
     segments_sent: int = 0
+    """Parts of the manifest that the store did not have; 0 where nothing has changed."""
     workers: int = 0
     """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)
@@ -164,6 +165,13 @@ class Saver:
         self._again = []
 
     def _check_sent(self, store: Store) -> None:
+        """Audit what was sent, and then what the heirs of the hard-link groups that failed have sent."""
+        self._audit_rounds(store)
+        while self._lost_groups:
+            self._settle()
+            self._audit_rounds(store)
+
+    def _audit_rounds(self, store: Store) -> None:
         """Audit what was sent. What is not in the store as it was read is sent again; in the end it fails."""
         for number in range(1, audit.AUDITS + 1):
             self.result.audited += self._audit.compare(store)
@@ -173,6 +181,7 @@ class Saver:
             wrong = (Job(place, entry, theirs) for place, entry, theirs in changed if self._audit.is_faulty(entry))
             if number == audit.AUDITS:
                 for job in wrong:
+                    self._audit.forget(job.entry)
                     self._take(_failed(job, f"was sent {audit.AUDITS} times and arrived changed, or not at all"))
                 return
             before = self.result.sent_again

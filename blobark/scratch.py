@@ -138,6 +138,8 @@ class Rescued:
         CREATE TABLE found(path BLOB, ctime_ns INTEGER, created_ns INTEGER, guid TEXT, line BLOB);
         CREATE TABLE placed(path BLOB PRIMARY KEY, line BLOB) WITHOUT ROWID;
         CREATE TABLE older(path BLOB, guid TEXT, line BLOB);
+        CREATE TABLE blob(key TEXT PRIMARY KEY, size INTEGER) WITHOUT ROWID;
+        CREATE TABLE citing(path BLOB, ctime_ns INTEGER, created_ns INTEGER, guid TEXT, line BLOB);
         CREATE TABLE lost(key TEXT PRIMARY KEY, size INTEGER, created_ns INTEGER) WITHOUT ROWID;
         """
         with _opened(schema) as connection:
@@ -154,12 +156,29 @@ class Rescued:
         rows, self._rows = self._rows, []
         self._db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?)", rows)
 
+    def add_blob(self, key: str, size_bytes: int) -> None:
+        """Note that there is a blob."""
+        self._db.execute("INSERT OR IGNORE INTO blob VALUES (?, ?)", (key, size_bytes))
+
+    def size_of(self, key: str) -> int | None:
+        """Return the size in bytes of a blob that was noted, None where none was."""
+        row = self._db.execute("SELECT size FROM blob WHERE key = ?", (key,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def add_citing(self, path: bytes, ctime_ns: int, created_ns: int, guid: str, line: bytes) -> None:
+        """Note a version that needs other blobs: `citing` tells it when all blobs are noted."""
+        self._db.execute("INSERT INTO citing VALUES (?, ?, ?, ?, ?)", (path, ctime_ns, created_ns, guid, line))
+
+    def citing(self) -> Iterator[tuple[bytes, int, int, str, bytes]]:
+        """Yield (path, ctime_ns, created_ns, GUID, line) of the versions that need other blobs."""
+        yield from self._db.execute("SELECT path, ctime_ns, created_ns, guid, line FROM citing ORDER BY path, guid")
+
     def add_lost(self, key: str, size_bytes: int, created_ns: int) -> None:
-        """Note a blob that does not say what it is."""
+        """Note a blob that is no file by itself."""
         self._db.execute("INSERT INTO lost VALUES (?, ?, ?)", (key, size_bytes, created_ns))
 
     def lost(self) -> Iterator[tuple[str, int, int]]:
-        """Yield (key, size, created_ns) of the blobs that do not say what they are."""
+        """Yield (key, size, created_ns) of the blobs that are no file by themselves."""
         yield from self._db.execute("SELECT key, size, created_ns FROM lost ORDER BY key")
 
     def versions(self) -> Iterator[tuple[bytes, str, bytes]]:

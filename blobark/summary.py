@@ -9,6 +9,7 @@ from typing import Any
 from blobark.builder import IndexResult
 from blobark.config import Config
 from blobark.doctor import DoctorResult
+from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
@@ -27,6 +28,9 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
         rows = _rebuild(result)
+    elif isinstance(result, MapResult):
+        rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
+        rows.append(("file", result.file))
     else:
         rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {_duration(seconds)}"
@@ -160,7 +164,7 @@ def _rebuild(result: RebuildResult) -> Rows:
         ("snapshot", f"{result.snapshot} of {result.server} (rescued)" if result.snapshot else "none yet"),
         ("files", f"{result.files:,} ({size(result.file_bytes)})"),
         ("with .~<guid> at the end", f"{result.older:,} (older versions, or a directory has their path)"),
-        ("below lost+found", f"{result.lost:,} (their blobs do not say what they are)"),
+        ("below lost+found", f"{result.lost:,} (blobs that do not say what they are, or lack other parts)"),
         ("placeholders left out", f"{result.nameless:,} (they do not say of what)"),
         ("cannot come back so", result.missing),
     ]

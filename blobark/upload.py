@@ -20,6 +20,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from blobark import blocklist, blocks, source
+from blobark.blocks import READ_BYTES
 from blobark.config_keys import Delta
 from blobark.content import DifferentContent, Stored, blob_meta, check_same, put_small, read_small
 from blobark.engine import Engine
@@ -50,7 +51,7 @@ class _Piece(NamedTuple):
 
     offset: int
     digest: str
-    data: bytes
+    data: memoryview
     source: tuple[str, int] | None
 
 
@@ -73,6 +74,7 @@ class Uploader:
         self._engine = engine
         self._stages = engine.stages
         self._delta = delta
+        self._buffers = blocks.Buffers()
 
     def put_file(
         self,
@@ -180,7 +182,7 @@ class Uploader:
         def pieces() -> Iterator[_Piece]:
             offset = 0
             since_ns = self._stages.now()
-            for data in blocks.cut(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES), entry.block_bits):
+            for data in blocks.cut(source.read_blocks(descriptor, entry, READ_BYTES), entry.block_bits, self._buffers):
                 since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
                 block = Block(len(data), blocks.digest_of(data))
@@ -189,6 +191,7 @@ class Uploader:
                 there = old.get(block.digest)
                 if cite and there is not None:
                     reading.extents.append(Extent(there[0], there[1], block.size, block.size))
+                    self._buffers.give(data)
                     continue
                 reading.extents.append(Extent(key, offset, block.size, block.size))
                 reading.new.append(block)
@@ -199,16 +202,19 @@ class Uploader:
         def send(batch: list[_Piece]) -> list[int]:
             return [self._send(upload, piece) for piece in batch]
 
-        inner = self._engine.within(memory_cost(entry) - 2 * BLOCK_SIZE_BYTES)
-        for _, sent_bytes in inner.run(pieces(), send, cost=lambda piece: len(piece.data)):
+        buffer_bytes = blocks.most_bytes(entry.block_bits)
+        inner = self._engine.within(memory_cost(entry) - buffer_bytes)  # one is being filled
+        for _, sent_bytes in inner.run(pieces(), send, cost=lambda _: buffer_bytes):
             reading.sent_bytes += sent_bytes
         return reading, replace(entry, digest=hasher.hexdigest())
 
     def _send(self, upload: Upload, piece: _Piece) -> int:
         """Get a block into the store; return how many bytes had to be sent."""
-        if piece.source is not None and self._delta == "whole" and upload.copy(piece.digest, piece.data, *piece.source):
-            return 0
-        return len(piece.data) if upload.stage(piece.offset, piece.digest, piece.data) else 0
+        size, sent = len(piece.data), False
+        if not (piece.source and self._delta == "whole" and upload.copy(piece.digest, piece.data, *piece.source)):
+            sent = upload.stage(piece.offset, piece.digest, piece.data)
+        self._buffers.give(piece.data)
+        return size if sent else 0
 
     def _old(self, previous: Entry | None) -> dict[str, tuple[str, int]]:
         """Return where the version before has its blocks: digest -> (blob, offset)."""

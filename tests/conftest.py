@@ -5,13 +5,19 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from azure.core.exceptions import ResourceExistsError
-from azure.storage.blob import BlobServiceClient
+from azure.storage.blob import BlobServiceClient, ContainerClient
 from hypothesis import settings
 
+from blobark.stores.azure import AzureStore
+from tests.azure_calls import open_through
 from tests.azurite_server import AzuriteServer
+from tests.fault_proxy import FaultProxy
+from tests.forked import Forking
+from tests.scene import Scene
 
 # A busy machine is no fault of the code; the time limit of a whole test is pytest-timeout's.
 settings.register_profile("blobark", deadline=None)
@@ -34,3 +40,38 @@ def azure_container(azurite: AzuriteServer) -> tuple[str, str]:
     with service, contextlib.suppress(ResourceExistsError):
         service.create_container(name)
     return azurite.connection_string, name
+
+
+@pytest.fixture
+def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
+    """The container of `azure_container`, by another way than the code under test."""
+    with ContainerClient.from_connection_string(*azure_container) as client:
+        yield client
+
+
+@pytest.fixture
+def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
+    """A proxy before Azurite; `rewire` leads a connection string through it."""
+    with FaultProxy(azurite.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def forking() -> Iterator[Forking]:
+    """One process that forks for each command line of a test file."""
+    with Forking() as made:
+        yield made
+
+
+@pytest.fixture
+def scene(tmp_path: Path, forking: Forking) -> Scene:
+    """A restore of a forged snapshot, with a folder outside that must stay as it is."""
+    return Scene(tmp_path, forking)
+
+
+@pytest.fixture
+def store(proxy: FaultProxy, azure_container: tuple[str, str]) -> Iterator[AzureStore]:
+    """A store behind the proxy; the container is also there without it, in `container`."""
+    store = open_through(proxy, azure_container)
+    yield store
+    store.close()

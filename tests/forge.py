@@ -5,6 +5,7 @@ It shares no code with Blobark, and whatever a test says goes into the store as 
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -161,3 +162,8 @@ def decompress(frame: bytes, max_bytes: int) -> bytes:
 def digest(data: bytes) -> str:
     """Return what `b3sum` prints."""
     return blake3(data).hexdigest()
+
+
+def b64(raw: bytes) -> str:
+    """Return what stands in a field `..._b64`."""
+    return base64.b64encode(raw).decode()

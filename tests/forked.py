@@ -69,7 +69,8 @@ class Forking:
 def _import_everything() -> None:
     """Run one restore here, so that no child has to open a file of Python's any more."""
     import blobark.stores.azure
-    import blobark.stores.azure_control  # noqa: F401
+    import blobark.stores.azure_control
+    import blobark.stores.azure_rest  # noqa: F401
     from blobark.cli import main
     from tests.forge import Forge
     from tests.runs import Workspace

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = {"index": "build_index.py", "save": "save_blob.py", "restore": "restore_blob.py"}
+
+
+PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,15 @@ class Run:
     code: int
     result: dict[str, Any]
     stderr: str
+
+    @property
+    def tallied(self) -> dict[str, int]:
+        """What an index counted, but for what it counted none of."""
+        return {name: tally["items"] for name, tally in self.result["tallies"].items() if tally["items"]}
+
+    def failed(self, workspace: Workspace) -> dict[str, str]:
+        """Return the reasons of what failed, by path below the source."""
+        return {path.removeprefix(f"{workspace.source}/"): reason for path, reason in self.result["failed"]}
 
 
 class Workspace:
@@ -49,6 +64,12 @@ class Workspace:
             **settings,
         }
         self.configure()
+
+    @classmethod
+    def on_azure(cls, folder: Path, source: Path, connection_string: str, container: str, **settings: Any) -> Self:
+        """Return a workspace of the server web1 whose store is a container of Azure."""
+        azure = {"store": "azure", "connection_string": connection_string, "container_name": container}
+        return cls(folder, source, **{"server": "web1", **azure, **settings})
 
     def configure(self, **settings: Any) -> None:
         """Change settings and write the configuration."""
@@ -81,6 +102,22 @@ class Workspace:
         result = json.loads(done.stdout) if done.stdout.strip() else {}
         return Run(done.returncode, result, stderr)
 
+    @contextlib.contextmanager
+    def started(self, name: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Start a script with --json, in a session of its own; what still runs when the block ends is killed."""
+        process = subprocess.Popen(
+            [*self.command(name, *options), "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.environment},
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
     def backup(self, *options: str, expect: int = 0) -> Run:
         """Index and save; returns the save."""
         self.run("index", *options, expect=None)
@@ -96,3 +133,12 @@ class Workspace:
         headers = sorted(self.store.glob("blobark/*/snapshots/*"))
         chosen = headers[-1] if number is None else headers[number - 1]
         return dict(json.loads(chosen.read_bytes()))
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+    """Return when the condition holds; fails when the process ends before that, or after a minute."""
+    limit_s = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < limit_s
+        time.sleep(0.002)

@@ -12,18 +12,16 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import Fault, FaultProxy
-from tests.runs import Workspace
-from tests.test_faults import started, wait_for, write
+from tests.runs import Workspace, wait_until
+from tests.trees import write
 from tools.compare import differences
 
 CONTENT, AUDIT = "/web1_", "prefix=web1_"
@@ -45,40 +43,12 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    """The container by another way than the code under test."""
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def workspace(
     tmp_path: Path, source: Path, azurite: AzuriteServer, proxy: FaultProxy, azure_container: tuple[str, str]
 ) -> Workspace:
     """A machine that reaches the store through the proxy, with a SAS, so that nothing on the line is signed."""
-    sas = generate_container_sas(
-        azurite.account,
-        azure_container[1],
-        account_key=azurite.key,
-        permission=ContainerSasPermissions.from_string("rwl"),
-        expiry=datetime.now(UTC) + timedelta(hours=1),
-    )
-    text = proxy.rewire(f"BlobEndpoint={azurite.url};SharedAccessSignature={sas}")
-    return Workspace(
-        tmp_path / "work",
-        source,
-        server="web1",
-        store="azure",
-        connection_string=text,
-        container_name=azure_container[1],
-        skip_path=["skipped"],
-    )
+    text = proxy.rewire(azurite.connection_with(azurite.sas(azure_container[1], "rwl")))
+    return Workspace.on_azure(tmp_path / "work", source, text, azure_container[1], skip_path=["skipped"])
 
 
 def flips(*markers: str, times: int = 1) -> list[Fault]:
@@ -137,6 +107,29 @@ def test_what_arrives_changed_each_time_fails(workspace: Workspace, proxy: Fault
     workspace.run("restore", expect=3)
     assert (workspace.restored / "1/small-04").read_bytes() == old
     assert not (workspace.restored / "new").exists()
+    assert workspace.backup().result["failed"] == []  # the line is better now
+    check_restored(workspace)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_the_next_path_of_a_hard_link_group_takes_the_place_of_one_that_fails(
+    workspace: Workspace, proxy: FaultProxy, failing: int
+) -> None:
+    first = write(workspace.source / "group-a", "a file of three names, ever changed " * 9)
+    paths = [first, *(first.with_name(f"group-{letter}") for letter in "bc")]
+    for path in paths[1:]:
+        path.hardlink_to(first)
+    workspace.run("index")
+    proxy.add(*flips("ever changed ", times=failing * TIMES))
+    run = workspace.run("save", expect=3)
+    reason = f"was sent {TIMES} times and arrived changed, or not at all"
+    assert run.result["failed"] == [[str(path), reason] for path in paths[:failing]]
+    assert run.result["sent_again"] == failing * (TIMES - 1)
+    workspace.run("restore", expect=3)
+    for path in paths:
+        assert (workspace.restored / path.name).exists() == (path not in paths[:failing])
+    inodes = {(workspace.restored / path.name).stat().st_ino for path in paths[failing:]}
+    assert len(inodes) <= 1
     assert workspace.backup().result["failed"] == []  # the line is better now
     check_restored(workspace)
 
@@ -201,8 +194,8 @@ def test_what_a_killed_save_has_sent_and_forgotten_is_audited(workspace: Workspa
 
 def kill_when_it_hangs(workspace: Workspace, hang: Fault) -> None:
     process: subprocess.Popen[bytes]
-    with started(workspace, "save") as process, contextlib.suppress(ProcessLookupError):
-        wait_for(lambda: hang.fired > 0, process)
+    with workspace.started("save") as process, contextlib.suppress(ProcessLookupError):
+        wait_until(lambda: hang.fired > 0, process)
         process.kill()
 
 

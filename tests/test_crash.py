@@ -12,20 +12,19 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.manifests import content_keys, items, missing_content, read_manifest, without_run
-from tests.runs import Workspace
+from tests.runs import PATIENCE_S, Workspace
 from tools.compare import differences, facts_of
 
 FOLDERS = 40
 FILES_EACH = 75
 LARGE_BYTES = 100 * 1000 * 1000
-PATIENCE_S = 60.0
 END_S = 10.0
 """A run that was asked to stop has ended by then."""
 
@@ -92,18 +91,6 @@ def victim(prepared: Prepared, tmp_path: Path) -> Workspace:
     return copied(prepared.template, tmp_path / "victim")
 
 
-@contextlib.contextmanager
-def started(workspace: Workspace, command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        workspace.command(command, *options), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def until(process: subprocess.Popen[bytes], condition: Callable[[], bool], look_every_s: float = 0.004) -> bool:
     """Wait until the condition holds; False when the process ended first."""
     limit_s = time.monotonic() + PATIENCE_S
@@ -117,7 +104,7 @@ def until(process: subprocess.Popen[bytes], condition: Callable[[], bool], look_
 
 def killed_when(workspace: Workspace, command: str, condition: Callable[[], bool], look_every_s: float = 0.004) -> bool:
     """Start a run and kill it as soon as the condition holds; False when it ended before that."""
-    with started(workspace, command) as process:
+    with workspace.started(command) as process:
         reached = until(process, condition, look_every_s)
         process.kill()
         return reached and process.wait() == -signal.SIGKILL
@@ -258,7 +245,7 @@ def check_interrupted(process: subprocess.Popen[bytes], number: signal.Signals) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: str(number.name))
 def test_an_index_that_is_asked_to_stop(victim: Workspace, number: signal.Signals) -> None:
     before = victim.map.read_bytes()
-    with started(victim, "index", "-v") as process:
+    with victim.started("index", "-v") as process:
         assert process.stderr is not None
         assert b"size changed" in process.stderr.readline()  # it is walking
         check_interrupted(process, number)
@@ -267,7 +254,7 @@ def test_an_index_that_is_asked_to_stop(victim: Workspace, number: signal.Signal
 
 def test_a_save_that_is_asked_to_stop(prepared: Prepared, victim: Workspace) -> None:
     victim.run("index")
-    with started(victim, "save") as process:
+    with victim.started("save") as process:
         assert until(process, lambda: len(content_keys(victim.store)) > 300)
         check_interrupted(process, signal.SIGTERM)
     there = len(content_keys(victim.store))
@@ -279,7 +266,7 @@ def test_a_save_that_is_asked_to_stop(prepared: Prepared, victim: Workspace) -> 
 def test_a_restore_that_is_asked_to_stop(prepared: Prepared) -> None:
     workspace = prepared.undisturbed
     shutil.rmtree(workspace.restored, ignore_errors=True)
-    with started(workspace, "restore") as process:
+    with workspace.started("restore") as process:
         assert until(process, lambda: len(restored_names(workspace)) > 300)
         there = sum(name.startswith(("new-", "old-")) for name in restored_names(workspace))
         check_interrupted(process, signal.SIGINT)

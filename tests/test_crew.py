@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ import pytest
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.runs import REPOSITORY, Workspace
+from tests.runs import REPOSITORY, Workspace, wait_until
 from tools.compare import differences
 
 CONTENT = "/web1_"
@@ -36,16 +35,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name}
-    workspace = Workspace(tmp_path / "work", source, server="web1", **settings)
+    workspace = Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name)
     workspace.run("index")
     return workspace
 
@@ -59,26 +51,9 @@ def hanging(workspace: Workspace, proxy: FaultProxy, command: str) -> faults.Fau
     return fault
 
 
-@contextlib.contextmanager
-def started(workspace: Workspace, command: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [*workspace.command(command), "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
 def members_of(process: subprocess.Popen[bytes], fault: faults.Fault) -> list[int]:
     """Wait until the fault has fired; return the process's children."""
-    while not fault.fired:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
+    wait_until(lambda: fault.fired, process)
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
@@ -99,7 +74,7 @@ def check_whole(workspace: Workspace) -> None:
 @pytest.mark.parametrize("command", ["save", "restore"])
 def test_a_member_that_is_killed(workspace: Workspace, proxy: FaultProxy, command: str) -> None:
     fault = hanging(workspace, proxy, command)
-    with started(workspace, command) as process:
+    with workspace.started(command) as process:
         members = members_of(process, fault)
         assert len(members) >= 2
         os.kill(members[0], signal.SIGKILL)
@@ -116,7 +91,7 @@ def test_a_member_that_is_killed(workspace: Workspace, proxy: FaultProxy, comman
 @pytest.mark.parametrize("command", ["save", "restore"])
 def test_a_parent_that_is_killed(workspace: Workspace, proxy: FaultProxy, command: str) -> None:
     fault = hanging(workspace, proxy, command)
-    with started(workspace, command) as process:
+    with workspace.started(command) as process:
         members = members_of(process, fault)
         assert members
         process.kill()
@@ -131,7 +106,7 @@ def test_a_parent_that_is_killed(workspace: Workspace, proxy: FaultProxy, comman
 @pytest.mark.parametrize("how", ["SIGTERM to the run", "SIGINT to all of it"])
 def test_a_run_that_is_told_to_stop(workspace: Workspace, proxy: FaultProxy, command: str, how: str) -> None:
     fault = hanging(workspace, proxy, command)
-    with started(workspace, command) as process:
+    with workspace.started(command) as process:
         members = members_of(process, fault)
         if how == "SIGTERM to the run":
             process.send_signal(signal.SIGTERM)
@@ -155,7 +130,7 @@ def test_what_stops_a_member_stops_the_run_as_what_it_is(workspace: Workspace, p
 
 def test_no_secret_is_in_the_list_of_processes(workspace: Workspace, proxy: FaultProxy, azurite: AzuriteServer) -> None:
     fault = hanging(workspace, proxy, "save")
-    with started(workspace, "save") as process:
+    with workspace.started("save") as process:
         pids = [process.pid, *members_of(process, fault)]
         shown = b"".join(Path(f"/proc/{pid}/cmdline").read_bytes() for pid in pids)
         process.send_signal(signal.SIGTERM)

@@ -10,31 +10,24 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
-from tests.azurite_server import AzuriteServer
+from tests.azurite_server import WRONG_KEY, AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.runs import Run, Workspace
+from tests.runs import Run, Workspace, wait_until
+from tests.trees import write
 from tools.compare import differences
 
-WRONG_KEY = "d3Jvbmcga2V5IHdyb25nIGtleQ=="
 LARGE_BYTES = 9 * 1024 * 1024  # two blocks
 END_S = 10.0
 UNREACHABLE_S = 45.0
 
 CONTENT, SEGMENT, HEADER = "/web1_", "/segments/", "/snapshots/0000000001"
-
-
-def write(file: Path, content: bytes | str) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return file
 
 
 @pytest.fixture(scope="module")
@@ -56,27 +49,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    """The container by another way than the code under test."""
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-def azure(folder: Path, source: Path, connection_string: str, container: str) -> Workspace:
-    settings = {"store": "azure", "connection_string": connection_string, "container_name": container}
-    return Workspace(folder, source, server="web1", **settings)
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
     text, name = azure_container
-    return azure(tmp_path / "work", source, proxy.rewire(text), name)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name)
 
 
 def check_stored(workspace: Workspace, container: ContainerClient) -> None:
@@ -177,8 +152,8 @@ def test_a_store_that_goes_away_and_comes_back(
     workspace: Workspace, proxy: FaultProxy, container: ContainerClient
 ) -> None:
     workspace.run("index")
-    with started(workspace, "save") as process:
-        wait_for(lambda: proxy.requests["PUT"] >= 3, process)
+    with workspace.started("save") as process:
+        wait_until(lambda: proxy.requests["PUT"] >= 3, process)
         with proxy.refusing():
             time.sleep(0.5)  # as long as it is away
         output, errors = process.communicate(timeout=60)
@@ -191,31 +166,13 @@ def test_a_killed_save_goes_on_where_it_was(
     workspace: Workspace, proxy: FaultProxy, container: ContainerClient
 ) -> None:
     workspace.run("index")
-    with started(workspace, "save") as process:
-        wait_for(lambda: proxy.requests["PUT"] >= 6, process)
+    with workspace.started("save") as process:
+        wait_until(lambda: proxy.requests["PUT"] >= 6, process)
         process.kill()
         process.wait()
     there = sum(blob.name.startswith("web1_") for blob in container.list_blobs())
     assert workspace.run("save").result["sent"] == len(workspace.guids()) - there
     check_stored(workspace, container)
-
-
-@contextlib.contextmanager
-def started(workspace: Workspace, command: str, *options: str) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [*workspace.command(command, *options), "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("kind", ["hangs", "is busy"])
@@ -226,8 +183,8 @@ def test_a_save_ends_soon_when_asked_to_while_the_store(
     workspace.run("index")
     busy = faults.answer(503, "ServerBusy", retry_after_s=60, method="PUT", where=CONTENT)
     proxy.add(busy if kind == "is busy" else faults.hang(method="PUT", where=CONTENT))
-    with started(workspace, "save") as process:
-        wait_for(lambda: proxy.requests["PUT"] > 0, process)
+    with workspace.started("save") as process:
+        wait_until(lambda: proxy.requests["PUT"] > 0, process)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=END_S)
     assert process.returncode == 130
@@ -264,33 +221,25 @@ def expect_refused(workspace: Workspace, secret: str, *words: str) -> None:
 
 def test_a_wrong_key(tmp_path: Path, few: Path, azurite: AzuriteServer, azure_container: tuple[str, str]) -> None:
     text = azurite.connection_string.replace(azurite.key, WRONG_KEY)
-    expect_refused(azure(tmp_path, few, text, azure_container[1]), WRONG_KEY, "403", "key")
+    expect_refused(Workspace.on_azure(tmp_path, few, text, azure_container[1]), WRONG_KEY, "403", "key")
 
 
 def with_sas(azurite: AzuriteServer, container: str, rights: str, hours: int) -> tuple[str, str]:
     """Return a connection string with a SAS, and the SAS's signature."""
-    now = datetime.now(UTC)
-    sas = generate_container_sas(
-        azurite.account,
-        container,
-        account_key=azurite.key,
-        permission=ContainerSasPermissions.from_string(rights),
-        start=now - timedelta(hours=9),
-        expiry=now + timedelta(hours=hours),
-    )
-    return f"BlobEndpoint={azurite.url};SharedAccessSignature={sas}", sas.rpartition("sig=")[2].partition("&")[0]
+    sas = azurite.sas(container, rights, seconds=hours * 3600)
+    return azurite.connection_with(sas), sas.rpartition("sig=")[2].partition("&")[0]
 
 
 def test_an_expired_sas(tmp_path: Path, few: Path, azurite: AzuriteServer, azure_container: tuple[str, str]) -> None:
     text, signature = with_sas(azurite, azure_container[1], "rwl", -1)
-    expect_refused(azure(tmp_path, few, text, azure_container[1]), signature, "SAS expired at")
+    expect_refused(Workspace.on_azure(tmp_path, few, text, azure_container[1]), signature, "SAS expired at")
 
 
 def test_a_sas_that_may_only_read(
     tmp_path: Path, few: Path, azurite: AzuriteServer, azure_container: tuple[str, str], workspace: Workspace
 ) -> None:
     text, signature = with_sas(azurite, azure_container[1], "rl", 1)
-    reader = azure(tmp_path / "reader", few, text, azure_container[1])
+    reader = Workspace.on_azure(tmp_path / "reader", few, text, azure_container[1])
     reader.run("index")
     check_refused(reader.run("save", expect=4), signature, "rights in the SAS are rl")
     workspace.configure(source_path=str(few))
@@ -303,13 +252,13 @@ def test_a_sas_that_may_not_delete_is_enough_to_save(
     tmp_path: Path, few: Path, azurite: AzuriteServer, azure_container: tuple[str, str]
 ) -> None:
     text, _ = with_sas(azurite, azure_container[1], "rwl", 1)
-    workspace = azure(tmp_path, few, text, azure_container[1])
+    workspace = Workspace.on_azure(tmp_path, few, text, azure_container[1])
     workspace.backup()
     assert workspace.backup().result["sent"] == 0
 
 
 def test_a_missing_container_until_it_is_made(tmp_path: Path, few: Path, azurite: AzuriteServer) -> None:
-    workspace = azure(tmp_path, few, azurite.connection_string, tmp_path.name.replace("_", "-").lower())
+    workspace = Workspace.on_azure(tmp_path, few, azurite.connection_string, tmp_path.name.replace("_", "-").lower())
     expect_refused(workspace, azurite.key, "no such container", "--create-container")
     for number in (1, 2):
         assert workspace.run("save", "--create-container").result["snapshot"] == number
@@ -321,14 +270,14 @@ def unreachable(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Iterator
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         text = f"BlobEndpoint=http://127.0.0.1:{nobody.getsockname()[1]}/name;AccountName=name;AccountKey={WRONG_KEY}"
-        space = azure(tmp_path_factory.mktemp("unreachable"), few, text, "backups")
+        space = Workspace.on_azure(tmp_path_factory.mktemp("unreachable"), few, text, "backups")
         index_first(space)
         unnamed = Workspace(tmp_path_factory.mktemp("unnamed"), few)
         settings = {name: space.settings[name] for name in ("store", "connection_string", "container_name")}
         unnamed.configure(**settings)  # has to ask the store who it is
         with contextlib.ExitStack() as stack:
             commands = {"save": space, "restore": space, "index": unnamed}
-            yield {name: stack.enter_context(started(where, name)) for name, where in commands.items()}
+            yield {name: stack.enter_context(where.started(name)) for name, where in commands.items()}
 
 
 @pytest.mark.parametrize("command", ["index", "save", "restore"])

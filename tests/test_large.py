@@ -5,39 +5,23 @@ from __future__ import annotations
 import base64
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
 from azure.storage.blob import ContainerClient
 
-from blobark.blocks import bits_for, cut, digest_of, least_bytes, most_bytes
+from blobark.blocks import Buffers, bits_for, cut, digest_of, least_bytes, most_bytes
 from tests import fault_proxy as faults
-from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.runs import Workspace
+from tests.runs import PATIENCE_S, Workspace, wait_until
 from tools.compare import differences
 
 MIB = 1024 * 1024
 SIZE = 40 * MIB
 BLOCK, BLOCK_LIST = "comp=block&", "comp=blocklist"
 STAGED = "/web1_"
-
-
-@pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def direct(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    """The container by another way than the code under test."""
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
 
 
 @pytest.fixture
@@ -52,8 +36,7 @@ def workspace(tmp_path: Path, content: bytes, proxy: FaultProxy, azure_container
     source.mkdir()
     (source / "large").write_bytes(content)
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name, "server": "web1"}
-    return Workspace(tmp_path / "work", source, **settings)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name)
 
 
 @pytest.fixture
@@ -62,19 +45,6 @@ def in_folder(tmp_path: Path, content: bytes) -> Workspace:
     source.mkdir()
     (source / "large").write_bytes(content)
     return Workspace(tmp_path / "work", source, server="web1")
-
-
-def wait_until(what: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Return when it is so; fails when the process ends before, or after a minute."""
-    end_s = time.monotonic() + 60
-    while not what():
-        assert process.poll() is None, "it ended before"
-        assert time.monotonic() < end_s
-        time.sleep(0.01)
-
-
-def start(workspace: Workspace, name: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(workspace.command(name), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def change(file: Path, content: bytes) -> None:
@@ -86,6 +56,16 @@ def check_restored(workspace: Workspace) -> None:
     assert differences(str(workspace.source), str(workspace.restored)) == []
 
 
+def blocks_of(pieces: Iterable[bytes], bits: int) -> list[bytes]:
+    """Return the blocks of a content; each buffer is used again at once, which must do no harm."""
+    buffers = Buffers()
+    blocks = []
+    for block in cut(pieces, bits, buffers):
+        blocks.append(bytes(block))
+        buffers.give(block)
+    return blocks
+
+
 # Cutting
 
 
@@ -93,24 +73,24 @@ def test_blocks_are_the_same_however_the_content_comes(content: bytes) -> None:
     def pieces(size: int) -> Iterator[bytes]:
         return (content[start : start + size] for start in range(0, len(content), size))
 
-    blocks = list(cut(pieces(8 * MIB), 2))
+    blocks = blocks_of(pieces(8 * MIB), 2)
     assert b"".join(blocks) == content
     for size in (SIZE, 3_333_333, 777_777):
-        assert list(cut(pieces(size), 2)) == blocks
+        assert blocks_of(pieces(size), 2) == blocks
     assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
 
 
 def test_an_insertion_changes_the_blocks_around_it(content: bytes) -> None:
-    known = {digest_of(block) for block in cut([content], 2)}
+    known = {digest_of(block) for block in blocks_of([content], 2)}
     changed = content[: SIZE // 2] + os.urandom(MIB) + content[SIZE // 2 :]
-    new = [block for block in cut([changed], 2) if digest_of(block) not in known]
+    new = [block for block in blocks_of([changed], 2) if digest_of(block) not in known]
     assert sum(map(len, new)) <= MIB + 4 * most_bytes(2)
     assert len(new) <= 5
 
 
 @pytest.mark.parametrize("block", [b"\0", b"ab", Random(1).randbytes(MIB // 4)])
 def test_content_that_repeats_has_no_more_blocks_than_may_be(block: bytes) -> None:
-    blocks = list(cut([block * (64 * MIB // len(block))], 2))
+    blocks = blocks_of([block * (64 * MIB // len(block))], 2)
     assert all(least_bytes(2) <= len(block) <= most_bytes(2) for block in blocks[:-1])
 
 
@@ -126,74 +106,74 @@ def test_bits_keep_below_the_limit_and_are_inherited() -> None:
 # Resume of a save
 
 
-def interrupt_save(workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, after: int) -> str:
+def interrupt_save(workspace: Workspace, proxy: FaultProxy, container: ContainerClient, after: int) -> str:
     """Kill a save whose first `after` blocks are in the store; return the key."""
     workspace.configure(max_workers=1)  # one block at a time
     workspace.run("index")
     proxy.add(faults.hang(method="PUT", where=BLOCK, skip=after))
     key = workspace.guids()["large"]
-    with start(workspace, "save") as process:
+    with workspace.started("save") as process:
         wait_until(lambda: len(proxy.logged("PUT", BLOCK)) > after, process)
         process.kill()
-    assert len(staged(direct, key)) == after
+    assert len(staged(container, key)) == after
     return key
 
 
-def staged(direct: ContainerClient, key: str) -> list[str]:
+def staged(container: ContainerClient, key: str) -> list[str]:
     """Return the ids of the blocks that are in the store and part of no blob."""
     try:
-        return [block.id for block in direct.get_blob_client(key).get_block_list("uncommitted")[1]]
+        return [block.id for block in container.get_blob_client(key).get_block_list("uncommitted")[1]]
     except Exception:  # noqa: BLE001 - there is no such blob yet
         return []
 
 
 def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
-    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes
 ) -> None:
-    blocks = [len(block) for block in cut([content], 2)]
-    key = interrupt_save(workspace, proxy, direct, 3)
-    there = staged(direct, key)
+    blocks = [len(block) for block in blocks_of([content], 2)]
+    key = interrupt_save(workspace, proxy, container, 3)
+    there = staged(container, key)
     proxy.reset_counts()
     saved = workspace.run("save").result
     assert (saved["complete"], saved["sent"]) == (True, 1)
     assert len(proxy.logged("PUT", BLOCK)) == len(blocks) - len(there)
     assert sum(proxy.logged("PUT", BLOCK)) == saved["sent_bytes"] < SIZE
     assert workspace.guids()["large"] == key
-    assert direct.download_blob(key).readall() == content
+    assert container.download_blob(key).readall() == content
     workspace.run("restore")
     check_restored(workspace)
 
 
 def test_blocks_of_another_kind_under_the_guid_lead_to_another_guid(
-    workspace: Workspace, direct: ContainerClient, content: bytes
+    workspace: Workspace, container: ContainerClient, content: bytes
 ) -> None:
     workspace.run("index")
     key = workspace.guids()["large"]
-    direct.get_blob_client(key).stage_block(base64.b64encode(b"short").decode(), b"strange")
+    container.get_blob_client(key).stage_block(base64.b64encode(b"short").decode(), b"strange")
     assert workspace.run("save").result["complete"]
     assert workspace.guids()["large"] != key
-    assert direct.download_blob(workspace.guids()["large"]).readall() == content
+    assert container.download_blob(workspace.guids()["large"]).readall() == content
 
 
 def test_blocks_that_are_gone_are_sent_again(
-    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes
 ) -> None:
-    key = interrupt_save(workspace, proxy, direct, 3)
-    direct.upload_blob(key, b"", overwrite=True)  # a whole blob takes the blocks on their way with it
-    direct.delete_blob(key)
-    left = staged(direct, key)
+    key = interrupt_save(workspace, proxy, container, 3)
+    container.upload_blob(key, b"", overwrite=True)  # a whole blob takes the blocks on their way with it
+    container.delete_blob(key)
+    left = staged(container, key)
     assert workspace.run("save").result["complete"]
-    assert direct.download_blob(workspace.guids()["large"]).readall() == content
-    assert len(left) < len(list(cut([content], 2)))
+    assert container.download_blob(workspace.guids()["large"]).readall() == content
+    assert len(left) < len(blocks_of([content], 2))
 
 
 def test_a_commit_that_is_refused_is_tried_with_fresh_blocks(
-    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient, content: bytes
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes
 ) -> None:
     workspace.run("index")
     proxy.add(faults.answer(400, "InvalidBlockList", method="PUT", where=BLOCK_LIST))
     assert workspace.run("save").result["complete"]
-    assert direct.download_blob(workspace.guids()["large"]).readall() == content
+    assert container.download_blob(workspace.guids()["large"]).readall() == content
 
 
 def test_a_commit_that_is_always_refused_fails_the_file_alone(workspace: Workspace, proxy: FaultProxy) -> None:
@@ -206,19 +186,19 @@ def test_a_commit_that_is_always_refused_fails_the_file_alone(workspace: Workspa
 
 
 def test_every_block_is_checked_by_the_service(
-    workspace: Workspace, proxy: FaultProxy, direct: ContainerClient
+    workspace: Workspace, proxy: FaultProxy, container: ContainerClient
 ) -> None:
     workspace.run("index")
     proxy.add(faults.flip_request(method="PUT", where=BLOCK, skip=2, times=2))
     assert workspace.run("save").result["complete"]
-    assert direct.download_blob(workspace.guids()["large"]).readall() == (workspace.source / "large").read_bytes()
+    assert container.download_blob(workspace.guids()["large"]).readall() == (workspace.source / "large").read_bytes()
 
 
 # Delta up
 
 
 def test_only_new_blocks_of_a_changed_file_are_sent(
-    workspace: Workspace, azure_container: tuple[str, str], direct: ContainerClient, content: bytes
+    workspace: Workspace, azure_container: tuple[str, str], container: ContainerClient, content: bytes
 ) -> None:
     workspace.configure(connection_string=azure_container[0])  # the service copies only from its own address
     workspace.backup()
@@ -229,22 +209,22 @@ def test_only_new_blocks_of_a_changed_file_are_sent(
     assert 0 < saved["sent_bytes"] <= MIB + 4 * most_bytes(2)
     second = workspace.guids()["large"]
     assert second != first
-    assert direct.download_blob(second).readall() == changed
-    assert direct.download_blob(first).readall() == content
+    assert container.download_blob(second).readall() == changed
+    assert container.download_blob(first).readall() == content
     workspace.run("restore")
     check_restored(workspace)
 
 
 def test_nothing_is_copied_from_an_archived_blob(
-    workspace: Workspace, azure_container: tuple[str, str], direct: ContainerClient, content: bytes
+    workspace: Workspace, azure_container: tuple[str, str], container: ContainerClient, content: bytes
 ) -> None:
     workspace.configure(connection_string=azure_container[0])
     workspace.backup()
-    direct.get_blob_client(workspace.guids()["large"]).set_standard_blob_tier("Archive")
+    container.get_blob_client(workspace.guids()["large"]).set_standard_blob_tier("Archive")
     changed = os.urandom(MIB) + content
     change(workspace.source / "large", changed)
     assert workspace.backup().result["sent_bytes"] == len(changed)
-    assert direct.download_blob(workspace.guids()["large"]).readall() == changed
+    assert container.download_blob(workspace.guids()["large"]).readall() == changed
 
 
 def test_delta_off_sends_all(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
@@ -324,13 +304,14 @@ def test_an_interrupted_restore_goes_on_with_its_part(
 ) -> None:
     workspace.backup()
     key = workspace.guids()["large"]
-    count = len(list(cut([content], 2)))
+    count = len(blocks_of([content], 2))
     proxy.reset_counts()
     proxy.add(faults.hang(method="GET", where=key, skip=4, times=2))
-    with start(workspace, "restore") as process:
+    with workspace.started("restore") as process:
         wait_until(lambda: len(proxy.logged("GET", key)) >= 6, process)
         wait_until(lambda: blocks_in(workspace.restored, content) >= 3, process)
         process.send_signal(how)
+        process.communicate(timeout=PATIENCE_S)
     there = blocks_in(workspace.restored, content)
     assert not (workspace.restored / "large").exists()
     proxy.reset_counts()
@@ -347,7 +328,7 @@ def blocks_in(restored: Path, content: bytes) -> int:
         return 0
     data = parts[0].read_bytes()
     offset = found = 0
-    for block in cut([content], 2):
+    for block in blocks_of([content], 2):
         found += data[offset : offset + len(block)] == block
         offset += len(block)
     return found

@@ -7,13 +7,11 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import fault_proxy as faults
-from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.runs import Workspace
 
@@ -32,16 +30,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
-    with FaultProxy(azurite.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name}
-    workspace = Workspace(tmp_path / "work", source, server="web1", **settings)
+    workspace = Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name)
     workspace.run("index")
     return workspace
 

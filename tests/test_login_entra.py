@@ -209,15 +209,14 @@ class TestTokens:
                 Tokens().fresh()
 
     def test_a_role_that_is_missing(
-        self, entra: EntraServer, azurite: AzuriteServer, monkeypatch: pytest.MonkeyPatch
+        self, entra: EntraServer, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for name, value in entra.service_principal().items():
             monkeypatch.setenv(name, value)
-        with FaultProxy(azurite.port) as proxy:
-            proxy.add(faults.answer(403, "AuthorizationPermissionMismatch"))
-            store = AzureStore(Account("x", f"{proxy.url}/x", tokens=Tokens()), "backup")
-            with pytest.raises(StoreDenied, match="a role is missing, such as Storage Blob Data Contributor"):
-                store.put("a", b"", {})
+        proxy.add(faults.answer(403, "AuthorizationPermissionMismatch"))
+        store = AzureStore(Account("x", f"{proxy.url}/x", tokens=Tokens()), "backup")
+        with pytest.raises(StoreDenied, match="a role is missing, such as Storage Blob Data Contributor"):
+            store.put("a", b"", {})
 
     def test_they_are_not_pickled_and_not_shown(self, entra: EntraServer, monkeypatch: pytest.MonkeyPatch) -> None:
         for name, value in entra.service_principal().items():

@@ -2,44 +2,29 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from azure.storage.blob import ContainerClient, StandardBlobTier
 
 from tests.runs import Workspace
-from tests.trees import make_tree
+from tests.trees import contents_of, make_tree, write
 from tools.compare import facts_of
 
+MIB = 1024 * 1024
 GUID = "0a0b0c0d-0000-4000-8000-00000000000"
-
-
-@pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-def on_azure(folder: Path, source: Path, azure_container: tuple[str, str], **more: object) -> Workspace:
-    text, name = azure_container
-    settings = {"store": "azure", "connection_string": text, "container_name": name, "server": "web1", **more}
-    return Workspace(folder, source, **settings)
 
 
 @pytest.fixture
 def workspace(tmp_path: Path, azure_container: tuple[str, str]) -> Workspace:
     source = tmp_path / "source"
     source.mkdir()
-    return on_azure(tmp_path / "work", source, azure_container)
-
-
-def write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    return Workspace.on_azure(tmp_path / "work", source, *azure_container)
 
 
 def lose_snapshots(container: ContainerClient, *, server_too: bool = True) -> None:
@@ -60,11 +45,12 @@ def test_a_tree_comes_back_without_what_no_blob_tells(
     source = make_tree(tmp_path / "source")
     skipped = source / "cache"
     write(skipped / "junk", "junk")
-    workspace = on_azure(tmp_path / "work", source, azure_container, skip_path=["cache"])
+    workspace = Workspace.on_azure(tmp_path / "work", source, *azure_container, skip_path=["cache"])
     workspace.backup()
     lose_snapshots(container)
     plan = workspace.run("rebuild", "--dry-run").result
     assert (plan["snapshot"], plan["older"], plan["lost"], plan["failed"]) == (0, 0, 0, [])
+    assert plan["requests"] == {"list blobs": 1, "read blobs that are no file": 0, "put header": 1}
     assert [blob.name for blob in container.list_blobs("blobark/")] == []
     done = workspace.run("rebuild", expect=3)
     assert (done.result["snapshot"], done.result["older"], done.result["lost"]) == (1, 0, 0)
@@ -143,13 +129,87 @@ def test_blobs_that_say_nothing_come_back_below_lost_and_found(
     }
 
 
+@pytest.fixture
+def versions(workspace: Workspace, container: ContainerClient) -> dict[str, bytes]:
+    """Three versions of one large file, of which the later ones cite the earlier: the key of each's blob -> content."""
+    workspace.configure(delta="extents")
+    random = Random(5)
+    content = random.randbytes(32 * MIB)
+    found: dict[str, bytes] = {}
+    for place in (0, 6 * MIB, 26 * MIB):
+        content = content[:place] + random.randbytes(64) + content[place:]
+        (workspace.source / "large").write_bytes(content)
+        workspace.backup()
+        [key] = {blob.name for blob in container.list_blobs("web1_")} - found.keys()
+        found[key] = content
+    sizes = {blob.name: blob.size for blob in container.list_blobs("web1_")}
+    assert [sizes[key] < 16 * MIB for key in found] == [False, True, True], "the later ones hold what is new"
+    lose_snapshots(container)
+    return found
+
+
+def of_large(workspace: Workspace) -> dict[str, bytes]:
+    """Restore; return the content of what came back."""
+    workspace.run("restore", expect=3)
+    return contents_of(workspace.restored)
+
+
+def test_versions_that_cite_earlier_blobs_come_back(workspace: Workspace, versions: dict[str, bytes]) -> None:
+    done = workspace.run("rebuild", expect=3).result
+    assert (done["older"], done["lost"], len(done["failed"])) == (2, 0, 1)
+    first, second, third = versions
+    assert of_large(workspace) == {
+        "large": versions[third],
+        f"large.~{first[5:]}": versions[first],
+        f"large.~{second[5:]}": versions[second],
+    }
+    shutil.rmtree(workspace.state)
+    assert workspace.backup().result["sent"] == 0, "what was rescued is known, and goes on"
+    assert workspace.run("restore").result["failed"] == []
+
+
+@pytest.mark.parametrize("fault", ["gone", "short", "cites another server"])
+def test_what_is_left_of_a_version_that_cites_what_is_not_there_is_named(
+    workspace: Workspace, container: ContainerClient, versions: dict[str, bytes], fault: str
+) -> None:
+    first, second, third = versions
+    left = container.download_blob(third).readall()
+    lost = {f"lost+found/{third[5:]}": left}
+    blob = container.get_blob_client(second)
+    if fault == "gone":
+        blob.delete_blob()
+        said = f"{second}, which holds a part of it, is missing"
+    elif fault == "short":
+        blob.upload_blob(b"short", overwrite=True)
+        lost[f"lost+found/{second[5:]}"] = b"short"
+        said = f"{second}, which holds a part of it, has 5 bytes and not "
+    else:
+        own = container.get_blob_client(third)
+        meta = own.get_blob_properties().metadata
+        entry = base64.urlsafe_b64decode(meta["blobark_entry"]).replace(second.encode(), f"web2{second[4:]}".encode())
+        own.set_blob_metadata({**meta, "blobark_entry": base64.urlsafe_b64encode(entry).decode()})
+        container.upload_blob(f"web2{second[4:]}", blob.download_blob().readall())
+        said = f"web2{second[4:]}, which holds a part of it, is missing"
+    plan = workspace.run("rebuild", "--dry-run", expect=3).result
+    done = workspace.run("rebuild", expect=3).result
+    assert (plan["lost"], done["lost"], plan["failed"]) == (len(lost), len(lost), done["failed"][:1])
+    [path, reason], [snapshot, _] = done["failed"]
+    assert (path, snapshot) == (str(workspace.source / "large"), "snapshot 1")
+    assert reason.startswith(said)
+    assert reason.endswith(f"; what is left is lost+found/{third[5:]}")
+    whole = {"large": versions[first]}
+    if fault == "cites another server":
+        whole = {"large": versions[second], f"large.~{first[5:]}": versions[first]}
+    assert of_large(workspace) == whole | lost
+
+
 def test_roots_come_back_under_their_names_and_one_inside_another_as_one(
     tmp_path: Path, azure_container: tuple[str, str], container: ContainerClient
 ) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     write(one / "sub" / "x", "x")
     write(two / "y", "y")
-    workspace = on_azure(tmp_path / "work", one, azure_container, source_path=[str(one / "sub"), str(two)])
+    workspace = Workspace.on_azure(tmp_path / "work", one, *azure_container, source_path=[str(one / "sub"), str(two)])
     workspace.backup()
     write(one / "z", "z")
     workspace.configure(source_path=[str(one), str(two)])

@@ -9,13 +9,11 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient, ContainerSasPermissions, generate_container_sas
+from azure.storage.blob import ContainerClient
 
-from blobark.clock import now_ns, utc
 from blobark.doctor import NEEDS
 from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
@@ -39,10 +37,9 @@ class Machine(Workspace):
         return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _forking() -> Iterator[None]:
-    with Forking() as Machine.forking:
-        yield
+@pytest.fixture(autouse=True)
+def _forking(forking: Forking) -> None:
+    Machine.forking = forking
 
 
 @pytest.fixture(scope="module")
@@ -52,22 +49,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "small").write_bytes(b"small")
     (folder / "sub" / "big").write_bytes(b"more than one block " * (BLOCK_SIZE_BYTES // 20 + 1))
     return folder
-
-
-@pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-def sas_for(azurite: AzuriteServer, container: ContainerClient, rights: str, *, seconds: float = 3600) -> str:
-    return generate_container_sas(
-        azurite.account,
-        container.container_name,
-        account_key=azurite.key,
-        permission=ContainerSasPermissions.from_string(rights),
-        expiry=utc(now_ns() + int(seconds * 10**9)),
-    )
 
 
 def workspace_with(
@@ -80,7 +61,7 @@ def workspace_with(
 
 
 def allow(workspace: Workspace, azurite: AzuriteServer, container: ContainerClient, rights: str) -> None:
-    workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = sas_for(azurite, container, rights)
+    workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas(container.container_name, rights)
 
 
 def names_in(container: ContainerClient) -> list[str]:
@@ -226,46 +207,44 @@ def through(proxy: FaultProxy, workspace: Workspace, azurite: AzuriteServer) -> 
 
 
 def test_a_sas_that_expires_while_a_save_runs(
-    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, many: Path
+    azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient, tmp_path: Path, many: Path
 ) -> None:
     workspace = workspace_with(azurite, container, tmp_path / "work", many, "rwl")
-    with FaultProxy(azurite.port) as proxy:
-        through(proxy, workspace, azurite)
-        workspace.run("index")
-        proxy.add(faults.delay(5, method="PUT", where=CONTENT, skip=5))
-        workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = sas_for(azurite, container, "rwl", seconds=4)
-        begun_s = time.monotonic()
-        run = workspace.run("save", expect=4)
-        assert time.monotonic() - begun_s < 5 + 5
-        (line,) = run.stderr.splitlines()
-        assert re.search(r"403 \w+: the SAS expired at \d{4}-\d\d-\d\d \d\d:\d\d UTC; make a new one$", line)
-        stored = names_in(container)
-        assert [name for name in stored if "/snapshots/" in name] == []
-        assert len([name for name in stored if name.startswith(CONTENT)]) >= 5
-        allow(workspace, azurite, container, "rwl")
-        assert workspace.run("save").result["complete"] is True
+    through(proxy, workspace, azurite)
+    workspace.run("index")
+    proxy.add(faults.delay(5, method="PUT", where=CONTENT, skip=5))
+    workspace.environment["AZURE_STORAGE_SAS_TOKEN"] = azurite.sas(container.container_name, "rwl", seconds=4)
+    begun_s = time.monotonic()
+    run = workspace.run("save", expect=4)
+    assert time.monotonic() - begun_s < 5 + 5
+    (line,) = run.stderr.splitlines()
+    assert re.search(r"403 \w+: the SAS expired at \d{4}-\d\d-\d\d \d\d:\d\d UTC; make a new one$", line)
+    stored = names_in(container)
+    assert [name for name in stored if "/snapshots/" in name] == []
+    assert len([name for name in stored if name.startswith(CONTENT)]) >= 5
+    allow(workspace, azurite, container, "rwl")
+    assert workspace.run("save").result["complete"] is True
 
 
 @pytest.mark.parametrize("command", ["save", "restore"])
 def test_a_key_that_is_revoked_while_a_run_is_under_way(
-    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, many: Path, command: str
+    azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient, tmp_path: Path, many: Path, command: str
 ) -> None:
     workspace = workspace_with(azurite, container, tmp_path / "work", many, ALL)
     workspace.environment = {"AZURE_STORAGE_KEY": azurite.key, "AZURE_STORAGE_ACCOUNT": azurite.account}
     workspace.run("index")
     if command == "restore":
         workspace.run("save")
-    with FaultProxy(azurite.port) as proxy:
-        through(proxy, workspace, azurite)
-        workspace.run("index")
-        if command == "restore":
-            workspace.run("save")
-        method = "PUT" if command == "save" else "GET"
-        proxy.add(faults.answer(403, "AuthenticationFailed", method=method, where=CONTENT, skip=20))
-        begun_s = time.monotonic()
-        run = workspace.run(command, expect=4)
-        assert time.monotonic() - begun_s < 10
-        (line,) = run.stderr.splitlines()
-        assert "403 AuthenticationFailed: the key or signature is wrong, or" in line
-        assert azurite.key not in line
-        assert workspace.run(command).code == 0
+    through(proxy, workspace, azurite)
+    workspace.run("index")
+    if command == "restore":
+        workspace.run("save")
+    method = "PUT" if command == "save" else "GET"
+    proxy.add(faults.answer(403, "AuthenticationFailed", method=method, where=CONTENT, skip=20))
+    begun_s = time.monotonic()
+    run = workspace.run(command, expect=4)
+    assert time.monotonic() - begun_s < 10
+    (line,) = run.stderr.splitlines()
+    assert "403 AuthenticationFailed: the key or signature is wrong, or" in line
+    assert azurite.key not in line
+    assert workspace.run(command).code == 0

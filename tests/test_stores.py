@@ -14,11 +14,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerSasPermissions, generate_container_sas
 from hypothesis import given
 from hypothesis import strategies as st
 
-from blobark.clock import now_ns, utc
 from blobark.config import Login, Secret
 from blobark.errors import (
     BlobarkError,
@@ -104,14 +102,7 @@ class TestRetryingAzureWithSas(StoreSuite):
     @pytest.fixture
     def open_again(self, azurite: AzuriteServer, azure_container: tuple[str, str]) -> Callable[[], Store]:
         container = azure_container[1]
-        sas = generate_container_sas(
-            azurite.account,
-            container,
-            account_key=azurite.key,
-            permission=ContainerSasPermissions(read=True, write=True, create=True, list=True, delete=True),
-            expiry=utc(now_ns() + 3600 * 10**9),
-        )
-        text = f"BlobEndpoint={azurite.url};SharedAccessSignature=?{sas}"
+        text = azurite.connection_with("?" + azurite.sas(container, "racwdl"))
         return lambda: open_store("azure", login=login_with(text), container=container, workers=4)
 
 

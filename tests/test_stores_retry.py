@@ -21,7 +21,7 @@ from blobark.errors import (
     Throttled,
 )
 from blobark.model import Block
-from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import BlobInfo, Data, Greeting, Priority, Store, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
@@ -100,11 +100,11 @@ class FaultyUpload:
         self.faulty = faulty
         self.upload = upload
 
-    def stage(self, offset: int, digest: str, data: bytes) -> bool:
+    def stage(self, offset: int, digest: str, data: Data) -> bool:
         self.faulty.next_fault()
         return self.upload.stage(offset, digest, data)
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int) -> bool:
         self.faulty.next_fault()
         return self.upload.copy(digest, data, source, source_offset)
 

@@ -49,16 +49,9 @@ def proxy(azurite: AzuriteServer) -> Iterator[ArchiveProxy]:
 
 
 @pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def workspace(tmp_path: Path, source: Path, proxy: ArchiveProxy, azure_container: tuple[str, str]) -> Workspace:
     text, name = azure_container
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name}
-    return Workspace(tmp_path / "work", source, server="web1", skip_path=["skipped"], **settings)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, skip_path=["skipped"])
 
 
 def tiers(container: ContainerClient) -> dict[str, str]:
@@ -117,8 +110,10 @@ def test_a_restore_without_rehydrate_stops_before_it_writes(
     workspace.backup()
     guids = workspace.guids()
     archive(container, guids["sub/file-1"], guids["sub/file-3"], guids["empty"], guids["skipped/"])
+    proxy.reset_counts()
     plan = workspace.run("restore", "--dry-run").result
     assert (plan["archived"], plan["requests"]["rehydrate"], plan["written"]) == (2, 2, FILES + 1)
+    assert plan["requests"]["list blobs"] == len([target for target in proxy.targets if "prefix=web1_" in target]) == 1
     stopped = workspace.run("restore", expect=4)
     assert stopped.result["error"] == (
         "2 items that are to be restored (24 bytes) are in the archive tier; nothing was written"

@@ -25,12 +25,6 @@ LARGE_BYTES = 9 * 1024 * 1024
 
 
 @pytest.fixture
-def container(azure_container: tuple[str, str]) -> Iterator[ContainerClient]:
-    with ContainerClient.from_connection_string(*azure_container) as client:
-        yield client
-
-
-@pytest.fixture
 def proxy(azurite: AzuriteServer, container: ContainerClient) -> Iterator[WormProxy]:
     proxy = WormProxy(azurite.port, container=container)
     with proxy:
@@ -45,8 +39,7 @@ def workspace(tmp_path: Path, proxy: WormProxy, azure_container: tuple[str, str]
     for number in range(8):
         (source / f"small-{number}").write_text(f"content of {number}")
     (source / "large").write_bytes(os.urandom(LARGE_BYTES))
-    settings = {"store": "azure", "connection_string": proxy.rewire(text), "container_name": name}
-    return Workspace(tmp_path / "work", source, server="web1", skip_path=["skipped"], **settings)
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, skip_path=["skipped"])
 
 
 def test_backups_and_restores_work(workspace: Workspace, proxy: WormProxy, container: ContainerClient) -> None:

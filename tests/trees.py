@@ -19,6 +19,25 @@ ODD_NAMES = (
 )
 
 
+def write(file: Path, content: bytes | str) -> Path:
+    """Write a file, in folders that are made for it; return it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return file
+
+
+def small_tree(top: Path, *names: str) -> Path:
+    """Make a tree of files, each with a content that tells its name."""
+    for name in names:
+        write(top / name, f"content of {name}")
+    return top
+
+
+def contents_of(top: Path) -> dict[str, bytes]:
+    """Return the content of every file below a folder."""
+    return {str(file.relative_to(top)): file.read_bytes() for file in top.rglob("*") if file.is_file()}
+
+
 def make_tree(top: Path) -> Path:
     """Make a tree with every kind of item, odd names, holes, hard links, odd modes and times, and one large file."""
     top.mkdir(parents=True)

@@ -1,10 +1,12 @@
 """`AzureStore`: a container of Azure Blob Storage.
 
-Two libraries, on purpose. obstore costs a tenth of the CPU, so everything that happens once a file goes through it:
-put, get, range get, the metadata of one blob. What only the SDK can do goes through that: blocks, listing by any
-prefix, keys that end in `/` (obstore drops the slash), delete, the container itself. It is imported when first needed.
-The retries of both are off. Each blob sent in one piece gets an MD5 from the service, which `list` returns; each block
-is sent with its own, and is named by its content: its id is the BLAKE3 digest.
+Three ways to the service, by what a request costs. Everything that happens once a file goes through obstore, at a tenth
+of the SDK's CPU: put, get, range get, the metadata of one blob. Blocks and the list of blobs, which obstore does not
+have in full, are requests of our own (azure_rest.py). The rest goes through the SDK (azure_control.py): keys that end
+in `/` (obstore drops the slash), delete, tiers, the container itself. The retries of all are off.
+
+Each blob sent in one piece gets an MD5 from the service, which `list` returns; each block is sent with its own, and is
+named by its content: its id is the BLAKE3 digest.
 
 Secrets stay inside: not in `name`, in no error, in no log record of the libraries, and the store refuses to be pickled.
 """
@@ -22,7 +24,7 @@ import obstore.exceptions
 from obstore.store import AzureStore as Client
 
 from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied, StoreUnusable
-from blobark.stores.azure_account import Account, check_container, parse_connection_string
+from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_errors import translate
 from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_key, check_meta
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from obstore.store import AzureConfig, AzureCredentialProvider, ClientConfig
 
     from blobark.stores.azure_control import Control
+    from blobark.stores.azure_rest import Rest
 
 T = TypeVar("T")
 Page = Callable[[str], tuple[list[BlobInfo], str]]
@@ -72,13 +75,13 @@ class AzureStore:
         self._tier = access_tier.capitalize()
         self._account = account
         self._container = container
-        self._workers = workers
-        self._timeouts_s = connect_timeout_s, read_timeout_s
+        self._connections = Connections(workers, connect_timeout_s, read_timeout_s)
         self._quick = self._client({"read_timeout": timedelta(seconds=read_timeout_s), "timeout": timedelta(hours=12)})
         # obstore's read timeout runs while a body is being sent, so a long put has a timeout of another kind.
         self._patient = self._client({"timeout": timedelta(seconds=read_timeout_s * PATIENCE)})
         self._lock = threading.Lock()
         self._made_control: Control | None = None
+        self._made_rest: Rest | None = None
 
     @classmethod
     def from_connection_string(cls, connection_string: str, container: str, **options: Any) -> AzureStore:
@@ -94,7 +97,7 @@ class AzureStore:
 
     def greet(self) -> Greeting:
         """As `Store.greet`. The clock comes with whatever the service answers to a request without credentials."""
-        clock_ns = self._call("the service's clock", self._control().service_time_ns)
+        clock_ns = self._call("the service's clock", self._rest().service_time_ns)
         tokens = self._account.tokens
         return Greeting(clock_ns, tokens.means, tokens.who()) if tokens else Greeting(clock_ns)
 
@@ -143,14 +146,14 @@ class AzureStore:
 
     def begin(self, key: str) -> Upload:
         """As `Store.begin`. Blocks that are never committed vanish from the service after a week."""
-        from blobark.stores.azure_upload import AzureUpload, staged_blocks
+        from blobark.stores.azure_upload import AzureUpload
 
-        blob = self._control().blob(check_key(key))
+        rest = self._rest()
         try:
-            staged = self._call(key, partial(staged_blocks, blob))
+            staged = self._call(key, partial(rest.uncommitted, check_key(key)))
         except StoreDenied:  # who may write and not read sends all of them
             staged = []
-        return AzureUpload(key, self._tier_of(key), self._control(), self._call, staged)
+        return AzureUpload(key, self._tier_of(key), rest, self._call, staged)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
@@ -166,11 +169,11 @@ class AzureStore:
         """
         if prefix.startswith(OWN_PREFIX) and prefix.endswith("/") and not meta:
             return self._list_own(prefix)
-        return self._list(lambda marker: self._control().page(prefix, marker, meta=meta))
+        return self._list(lambda marker: self._rest().page(prefix, marker, meta=meta))
 
     def archived(self, prefix: str) -> Iterator[BlobInfo]:
         """As `Store.archived`."""
-        return self._list(lambda marker: self._control().archived(prefix, marker))
+        return self._list(lambda marker: self._rest().archived(prefix, marker))
 
     def rehydrate(self, key: str, priority: Priority) -> None:
         """As `Store.rehydrate`; the blob becomes one of the tier that content is stored in, or hot."""
@@ -223,6 +226,8 @@ class AzureStore:
         with self._lock:
             if self._made_control is not None:
                 self._made_control.close()
+            if self._made_rest is not None:
+                self._made_rest.close()
             if self._account.tokens is not None:
                 self._account.tokens.close()
 
@@ -286,8 +291,8 @@ class AzureStore:
             config["account_key"] = account.key
         options |= {
             "allow_http": account.is_plain_http,
-            "connect_timeout": timedelta(seconds=self._timeouts_s[0]),
-            "pool_max_idle_per_host": str(self._workers),
+            "connect_timeout": timedelta(seconds=self._connections.connect_timeout_s),
+            "pool_max_idle_per_host": str(self._connections.workers),
         }
         if roots := trusted_roots():
             options["root_certificate"] = _read_roots(roots)
@@ -309,15 +314,17 @@ class AzureStore:
             if self._made_control is None:
                 from blobark.stores.azure_control import Control
 
-                connect_timeout_s, read_timeout_s = self._timeouts_s
-                self._made_control = Control(
-                    self._account,
-                    self._container,
-                    workers=self._workers,
-                    connect_timeout_s=connect_timeout_s,
-                    read_timeout_s=read_timeout_s,
-                )
+                self._made_control = Control(self._account, self._container, self._connections)
             return self._made_control
+
+    def _rest(self) -> Rest:
+        """Return what makes requests of our own, made when first asked for."""
+        with self._lock:
+            if self._made_rest is None:
+                from blobark.stores.azure_rest import Rest
+
+                self._made_rest = Rest(self._account, self._container, self._connections)
+            return self._made_rest
 
 
 def _read_roots(path: str) -> bytes:

@@ -2,20 +2,19 @@
 
 Understood in a connection string: account key or SAS, `UseDevelopmentStorage=true`, `DefaultEndpointsProtocol`,
 `EndpointSuffix`, `BlobEndpoint` (with a path too, as emulators and private end points have it). What is wrong is said
-with the names of the parts, and never with their values. Plain http is refused but for this machine itself, since
-whoever listens would get the content, and with a SAS the credentials.
+with the names of the parts, and never with their values.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
 import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from blobark.config_azure import Login
+from blobark.config_keys import endpoint_fault
 from blobark.errors import ConfigError
 from blobark.stores.azure_entra import Tokens
 from blobark.stores.azure_sas import clean_sas
@@ -48,6 +47,15 @@ class Account:
     def is_plain_http(self) -> bool:
         """Whether the address is http, which is only ever so on this machine."""
         return self.endpoint.startswith("http:")
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """How a service is talked to: threads that do so at once, and how long it may be silent."""
+
+    workers: int
+    connect_timeout_s: float
+    read_timeout_s: float
 
 
 def account_of(login: Login) -> Account:
@@ -122,18 +130,10 @@ def _endpoint(parts: dict[str, str]) -> str:
 
 def _checked(given: str) -> str:
     """Return the address of a blob service in one form. Raises `ConfigError`."""
-    try:
-        url = urlsplit(given)
-        port = url.port
-    except ValueError:
-        raise ConfigError("the address of the account is not a URL") from None
-    host = url.hostname or ""
-    if url.scheme not in ("http", "https") or not host or url.query or url.fragment or url.username is not None:
-        raise ConfigError("the address of the account must look like https://<host>[:port][/path]", _HINT)
-    if url.scheme == "http" and not _is_loopback(host):
-        raise ConfigError(
-            f"{host} would be reached over plain http", "write https in the connection string or in endpoint"
-        )
+    if fault := endpoint_fault(given):
+        raise ConfigError(f"the account cannot be opened: {fault}", _HINT)
+    url = urlsplit(given)
+    host, port = url.hostname or "", url.port
     shown = f"[{host}]" if ":" in host else host
     return f"{url.scheme}://{shown}{f':{port}' if port else ''}{url.path.rstrip('/')}"
 
@@ -142,13 +142,6 @@ def _account_in(endpoint: str) -> str:
     """Return the account's name as an address has it: the path where there is one, else the first label."""
     url = urlsplit(endpoint)
     return url.path.strip("/").split("/")[0] or (url.hostname or "").split(".")[0]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_base64(text: str) -> bool:

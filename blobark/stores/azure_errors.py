@@ -1,4 +1,4 @@
-"""The one `translate` of the Azure store: what obstore or the SDK raised becomes an error of ours.
+"""The one `translate` of the Azure store: what a library raised becomes an error of ours.
 
 Decided by the service's error code, then by the HTTP status, then by the class of the error. obstore has the first
 two only in its text, so they are read out of the answer that the text quotes; no words decide. The text itself is
@@ -8,6 +8,7 @@ never passed on, and the error it came in is never chained, since both can hold 
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qs
@@ -119,10 +120,10 @@ def translate(error: BaseException, what: str, account: Account, where: str, *, 
             return ContentError(f"{what} at {where} ends before what was asked for")
         failure = _of_obstore(error)
     else:
-        from_sdk = _of_sdk(error)
-        if from_sdk is None:
+        other = _of_sdk(error) or _of_rest(error)
+        if other is None:
             return None
-        failure = from_sdk
+        failure = other
     return _decide(failure, f"{what} at {where}", account, creating)
 
 
@@ -193,8 +194,9 @@ def _of_obstore(error: Exception) -> Failure:
 
 
 def _of_sdk(error: BaseException) -> Failure | None:
-    from azure.core import exceptions as sdk
-
+    sdk = sys.modules.get("azure.core.exceptions")  # what has not been imported has raised nothing
+    if sdk is None:
+        return None
     if isinstance(error, sdk.DecodeError | sdk.DeserializationError | sdk.IncompleteReadError):
         return Failure(0, no_answer="the answer is damaged")
     if isinstance(error, sdk.ServiceRequestTimeoutError | sdk.ServiceResponseTimeoutError):
@@ -208,6 +210,21 @@ def _of_sdk(error: BaseException) -> Failure | None:
     if isinstance(error, sdk.AzureError):
         return Failure(0, no_answer=_NO_ANSWER[""])
     return None
+
+
+def _of_rest(error: BaseException) -> Failure | None:
+    rest, urllib3 = sys.modules.get("blobark.stores.azure_rest"), sys.modules.get("urllib3.exceptions")
+    if rest is None or urllib3 is None:
+        return None
+    if isinstance(error, rest.Refused):
+        return Failure(error.status, error.code, _seconds(error.retry_after))
+    if isinstance(error, rest.Damaged | urllib3.DecodeError):
+        return Failure(0, no_answer="the answer is damaged")
+    if isinstance(error, urllib3.ReadTimeoutError):
+        return Failure(0, no_answer=_NO_ANSWER["Timeout"])
+    if isinstance(error, urllib3.ConnectTimeoutError | urllib3.NewConnectionError | urllib3.ProxyError):
+        return Failure(0, no_answer=_NO_ANSWER["Connect"])
+    return Failure(0, no_answer=_NO_ANSWER[""]) if isinstance(error, urllib3.HTTPError) else None
 
 
 def _seconds(header: str | None) -> float:

@@ -11,65 +11,47 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from azure.core.exceptions import ResourceNotFoundError
-from azure.storage.blob import BlobClient
-
 from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
 from blobark.model import Block
-from blobark.stores.azure_control import Control
-from blobark.stores.base import check_meta
+from blobark.stores.azure_rest import Copy, Rest
+from blobark.stores.base import Data, check_meta
 
 ID_LENGTH = 64
-
-
-def staged_blocks(blob: BlobClient) -> list[str]:
-    """Return the ids of the blocks that have been sent and are part of no blob. Raises the SDK's errors."""
-    try:
-        return [str(block.id) for block in blob.get_block_list("uncommitted")[1]]
-    except ResourceNotFoundError as error:
-        if getattr(error, "error_code", "") != "BlobNotFound":
-            raise
-        return []
 
 
 class AzureUpload:
     """An `Upload` as a list of blocks."""
 
-    def __init__(
-        self, key: str, tier: str, control: Control, call: Callable[..., object], staged: Sequence[str]
-    ) -> None:
+    def __init__(self, key: str, tier: str, rest: Rest, call: Callable[..., object], staged: Sequence[str]) -> None:
         """Take up what is staged already. Raises `BlobExists` when its ids are of another length than ours."""
         if any(len(block_id) != ID_LENGTH for block_id in staged):
             raise BlobExists(f"blocks of another kind are staged under {key}")
         self._key = key
         self._tier = tier
-        self._control = control
-        self._blob = control.blob(key)
+        self._rest = rest
         self._call = call
         self._lock = threading.Lock()
         self._staged = set(staged)
         self._refused: set[str] = set()
         """Blobs that the service would not copy from."""
 
-    def stage(self, _offset: int, digest: str, data: bytes) -> bool:
+    def stage(self, _offset: int, digest: str, data: Data) -> bool:
         """As `Upload.stage`."""
         if self._is_staged(digest):
             return False
-        self._call(self._key, partial(self._control.stage, self._key, digest, data), creating=True)
+        self._call(self._key, partial(self._rest.stage, self._key, digest, data), creating=True)
         self._add(digest)
         return True
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int) -> bool:
         """As `Upload.copy`."""
         if self._is_staged(digest):
             return True
         if source in self._refused:
             return False
-        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        run = Copy(source, source_offset, len(data), hashlib.md5(data, usedforsecurity=False).digest())
         try:
-            self._call(
-                self._key, partial(self._control.copy_block, self._blob, digest, source, source_offset, len(data), md5)
-            )
+            self._call(self._key, partial(self._rest.copy, self._key, digest, run))
         except (Retryable, Interrupted):
             raise
         except BlobarkError:  # archived, deleted, changed, not allowed: whatever it is, the blocks can be sent
@@ -82,7 +64,7 @@ class AzureUpload:
         """As `Upload.commit`."""
         check_meta(meta)
         ids = [block.digest for block in blocks]
-        self._call(self._key, partial(self._control.commit, self._blob, ids, meta, self._tier), creating=True)
+        self._call(self._key, partial(self._rest.commit, self._key, ids, meta, self._tier), creating=True)
 
     def abort(self) -> None:
         """As `Upload.abort`; the service drops the blocks after a week."""

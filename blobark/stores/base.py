@@ -12,16 +12,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import msgspec
 
 from blobark.errors import ConfigError
 from blobark.model import Block
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
+PAGE_BLOBS = 5000
+"""How many blobs a service lists with one request."""
 
 MAX_KEY_LENGTH = 1024
+
+Data = bytes | memoryview
+"""Content on its way."""
 
 ARCHIVE = "archive"
 """The tier whose blobs cannot be read before they have been rehydrated, which takes hours."""
@@ -33,8 +40,7 @@ _META_NAME = re.compile("[a-z_][a-z0-9_]*")
 _META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
 
 
-@dataclass(frozen=True, slots=True)
-class BlobInfo:
+class BlobInfo(msgspec.Struct, frozen=True, gc=False):
     """What a store knows of a blob: stored size, the service's own MD5 (hex, "" where unknown), and its metadata.
 
     `meta` is filled by `stat` where the store keeps metadata at all (`Store.keeps_meta`). A `list` with `meta` fills it
@@ -45,7 +51,7 @@ class BlobInfo:
     key: str
     size_bytes: int
     md5: str = ""
-    meta: Mapping[str, str] = field(default_factory=dict)
+    meta: Mapping[str, str] = {}
     version: str = ""
     created_ns: int = 0
     tier: str = ""
@@ -78,7 +84,7 @@ class Upload(Protocol):
     Blocks may be staged from many threads at once, in any order; a block is known by its digest.
     """
 
-    def stage(self, offset: int, digest: str, data: bytes, /) -> bool:
+    def stage(self, offset: int, digest: str, data: Data, /) -> bool:
         """Send a block that is to lie at `offset` of the blob, as far as is known yet; say whether it had to be sent.
 
         It had not when an earlier upload under this key, which was interrupted, has sent it already. May be repeated.
@@ -87,7 +93,7 @@ class Upload(Protocol):
             BlobExists: a store may find out here already what `commit` would.
         """
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int, /) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int, /) -> bool:
         """Let the store itself take a block, which is `data`, out of another of its blobs; say whether it could.
 
         It could not when there is something else in that place, and when the blob is archived.
@@ -182,6 +188,11 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store is not used afterwards."""
+
+
+def listings(blobs: int) -> int:
+    """Return how many requests it takes a service to list so many blobs: one, even for none."""
+    return max(1, -(-blobs // PAGE_BLOBS))
 
 
 def check_key(key: str) -> str:

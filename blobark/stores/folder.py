@@ -35,7 +35,7 @@ from blobark.errors import (
     StoreUnusable,
 )
 from blobark.model import Block
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_meta
+from blobark.stores.base import BlobInfo, Data, Greeting, Priority, Upload, check_meta
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
 from blobark.stores.paths import path_of
@@ -225,7 +225,7 @@ class _FolderUpload:
         self._file = file
         self._translate = translate
 
-    def stage(self, offset: int, _digest: str, data: bytes) -> bool:
+    def stage(self, offset: int, _digest: str, data: Data) -> bool:
         """As `Upload.stage`."""
         try:
             self._file.write(data, offset)
@@ -233,7 +233,7 @@ class _FolderUpload:
             raise self._translate(error, self._key, writing=True) from error
         return True
 
-    def copy(self, _digest: str, _data: bytes, _source: str, _source_offset: int) -> bool:
+    def copy(self, _digest: str, _data: Data, _source: str, _source_offset: int) -> bool:
         """As `Upload.copy`: what is on this machine is as well sent."""
         return False
 

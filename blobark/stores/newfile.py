@@ -34,7 +34,7 @@ class NewFile:
     fd: int
     name: str
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
         written = os.pwrite(self.fd, data, offset)
         while written < len(data):

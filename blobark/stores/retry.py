@@ -17,11 +17,12 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
 from blobark.model import Block
-from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Data, Greeting, Priority, Store, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 from metrics.stages import HELD, REQUEST, Stages
 
@@ -29,8 +30,6 @@ T = TypeVar("T")
 
 LEAST_HELD_NS = 100_000
 """Less than 0.1 ms before a call is not being held back."""
-PAGE_BLOBS = 5000
-"""A list of so many blobs is one request."""
 
 
 class Retrying:
@@ -80,12 +79,12 @@ class Retrying:
         with self._lock:
             return {"retries": self._retries, "throttled": self._throttled}
 
-    def call(self, work: Callable[[], T], *, size_bytes: int = 0, requests: int = 1) -> T:
-        """Return `work()`, repeated while it raises `Retryable`; each try moves `size_bytes` in so many `requests`."""
+    def call(self, work: Callable[[], T], *, size_bytes: int = 0) -> T:
+        """Return `work()`, repeated while it raises `Retryable`; each try moves `size_bytes`."""
         try:
-            return self._once(work, size_bytes, requests)
+            return self._once(work, size_bytes)
         except Retryable as error:
-            return self._again(error, lambda: self._once(work, size_bytes, requests))
+            return self._again(error, lambda: self._once(work, size_bytes))
 
     def greet(self) -> Greeting:
         """As `Store.greet`."""
@@ -138,29 +137,31 @@ class Retrying:
 
     def _listing(self, start: Callable[[], Iterator[BlobInfo]]) -> Iterator[BlobInfo]:
         last = ""
-        count = 0
         listing: Iterator[BlobInfo] | None = None
 
-        def following() -> BlobInfo | None:
+        def following() -> list[BlobInfo]:
             nonlocal listing
             if listing is None:
-                listing = start()
+                listing = (blob for blob in start() if blob.key > last)
+            page: list[BlobInfo] = []
             try:
-                return next((blob for blob in listing if blob.key > last), None)
+                for blob in islice(listing, PAGE_BLOBS):
+                    page.append(blob)  # noqa: PERF402 - what came before a failure stays
             except Retryable:
                 listing = None
-                raise
+                if not page:  # else it has come nearer its end, and the next call begins anew
+                    raise
+            return page
 
-        while (blob := self.call(following, requests=count % PAGE_BLOBS == 0)) is not None:
-            last = blob.key
-            count += 1
-            yield blob
+        while page := self.call(following):
+            last = page[-1].key
+            yield from page
 
-    def _once(self, work: Callable[[], T], size_bytes: int, requests: int) -> T:
+    def _once(self, work: Callable[[], T], size_bytes: int) -> T:
         """Try once, when the store, the gate and the limits let it."""
         since_ns = self._stages.now()
-        if self._requests is not None and requests:
-            self._requests.pay(requests)
+        if self._requests is not None:
+            self._requests.pay(1)
         if self._bytes is not None and size_bytes:
             self._bytes.pay(size_bytes)
         entered_s = self._gate.enter()
@@ -174,8 +175,7 @@ class Retrying:
             try:
                 result = work()
             finally:
-                if requests:
-                    self._stages.lap(REQUEST, asked_ns)
+                self._stages.lap(REQUEST, asked_ns)
             self._reached = succeeded = True
         except Throttled:
             self._gate.cut(entered_s)
@@ -230,13 +230,13 @@ class _RetryingUpload:
         self._upload = upload
         self._stages = stages
 
-    def stage(self, offset: int, digest: str, data: bytes) -> bool:
+    def stage(self, offset: int, digest: str, data: Data) -> bool:
         """As `Upload.stage`."""
         is_sent = self._retrying.call(lambda: self._upload.stage(offset, digest, data), size_bytes=len(data))
         self._stages.moved(len(data) if is_sent else 0)
         return is_sent
 
-    def copy(self, digest: str, data: bytes, source: str, source_offset: int) -> bool:
+    def copy(self, digest: str, data: Data, source: str, source_offset: int) -> bool:
         """As `Upload.copy`."""
         return self._retrying.call(lambda: self._upload.copy(digest, data, source, source_offset))
 

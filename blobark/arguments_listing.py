@@ -1,0 +1,126 @@
+"""The grammar of the commands that look into snapshots."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from blobark import listings
+from blobark.command import Command, snapshot_number
+from blobark.context import Context
+from blobark.listings import Listing, MapResult
+
+LATEST = "latest"
+
+
+def _number_or_latest(text: str) -> int:
+    """Return the number of a snapshot, 0 for the newest."""
+    return 0 if text == LATEST else snapshot_number(text)
+
+
+def _server_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+
+
+def _ls_options(parser: argparse.ArgumentParser) -> None:
+    text = "a snapshot's number (default: latest)"
+    parser.add_argument("number", nargs="?", type=_number_or_latest, default=0, metavar="N", help=text)
+    parser.add_argument("path", nargs="?", default="", metavar="PATH", help="only what is there and below it")
+    _server_option(parser)
+
+
+def _find_options(parser: argparse.ArgumentParser) -> None:
+    text = "with * ? [...]; compared with the whole path where it has a slash, else with the name"
+    parser.add_argument("pattern", metavar="PATTERN", help=text)
+    _server_option(parser)
+
+
+def _diff_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("before", type=snapshot_number, metavar="A", help="a snapshot's number")
+    text = "another one (default: latest)"
+    parser.add_argument("after", nargs="?", type=_number_or_latest, default=0, metavar="B", help=text)
+    _server_option(parser)
+
+
+def _history_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="PATH", help="a file or link, as it is called now or was once")
+    _server_option(parser)
+
+
+def _map_options(parser: argparse.ArgumentParser) -> None:
+    text = "a snapshot's number (default: latest)"
+    parser.add_argument("number", nargs="?", type=_number_or_latest, default=0, metavar="N", help=text)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the map is written")
+    _server_option(parser)
+
+
+def _snapshots(context: Context, options: argparse.Namespace) -> Listing:
+    return listings.list_snapshots(context, options.server)
+
+
+def _ls(context: Context, options: argparse.Namespace) -> Listing:
+    return listings.list_entries(context, options.server, options.number, os.fsencode(options.path))
+
+
+def _find(context: Context, options: argparse.Namespace) -> Listing:
+    return listings.list_matches(context, options.server, options.pattern)
+
+
+def _diff(context: Context, options: argparse.Namespace) -> Listing:
+    return listings.list_differences(context, options.server, options.before, options.after)
+
+
+def _history(context: Context, options: argparse.Namespace) -> Listing:
+    return listings.list_history(context, options.server, os.fsencode(options.path))
+
+
+def _map(context: Context, options: argparse.Namespace) -> MapResult:
+    return listings.write_map(context, options.server, options.number, options.out)
+
+
+COMMANDS = {
+    "snapshots": Command(
+        "blobark snapshots",
+        "list the snapshots in the store",
+        "\n--server web1 --json",
+        _server_option,
+        _snapshots,
+        False,
+    ),
+    "ls": Command(
+        "blobark ls",
+        "list what a snapshot holds",
+        "\n12\nlatest /srv/data/reports",
+        _ls_options,
+        _ls,
+        False,
+    ),
+    "find": Command(
+        "blobark find",
+        "find files by name in all snapshots",
+        "'*.odt'\n'/srv/data/*/2026-*'",
+        _find_options,
+        _find,
+        False,
+    ),
+    "diff": Command(
+        "blobark diff", "show what changed between two snapshots", "11 12\n11", _diff_options, _diff, False
+    ),
+    "history": Command(
+        "blobark history",
+        "show the versions of a file, also under its former names",
+        "/srv/data/report.odt",
+        _history_options,
+        _history,
+        False,
+    ),
+    "map": Command(
+        "blobark map",
+        "write the GUID-to-path map of a snapshot",
+        "12 --out /tmp/guid_file_mapping.json",
+        _map_options,
+        _map,
+        False,
+    ),
+}

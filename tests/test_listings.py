@@ -1,0 +1,202 @@
+"""Looking into snapshots: snapshots, ls, find, diff, history, map. Compared with what was done to the source."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.manifests import read_manifest
+from tests.runs import Workspace
+
+FILES = 12_000
+"""More than fit in one segment, so that paths are looked for in several."""
+
+
+def listed(workspace: Workspace, *command: str, expect: int = 0) -> list[dict[str, Any]]:
+    return list(workspace.run(*command, expect=expect).result["items"])
+
+
+def lines(workspace: Workspace, *command: str) -> list[str]:
+    done = workspace.execute(*command)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.decode().splitlines()
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Four snapshots: a tree; a change, a new and a removed file; a renamed file and other metadata; nothing more."""
+    folder = tmp_path_factory.mktemp("listings")
+    source = folder / "source"
+    for number in range(FILES):
+        file = source / f"{number % 40:02}" / f"file-{number:05}"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"%d" % number)
+    (source / "report.odt").write_text("first")
+    (source / "link").symlink_to("report.odt")
+    workspace = Workspace(folder / "work", source, server="web1")
+    workspace.backup()
+    (source / "report.odt").write_text("second, longer")
+    (source / "07" / "new").write_text("new")
+    (source / "39" / "file-11999").unlink()
+    workspace.backup()
+    (source / "report.odt").rename(source / "12" / "renamed.odt")
+    (source / "00" / "file-00000").chmod(0o600)
+    workspace.backup()
+    workspace.backup()
+    return workspace
+
+
+def test_snapshots(workspace: Workspace) -> None:
+    rows = listed(workspace, "snapshots")
+    assert [row["number"] for row in rows] == [1, 2, 3, 4]
+    assert [row["files"] for row in rows] == [FILES + 1] * 4
+    assert rows[1]["new_bytes"] == len("second, longer") + len("new")
+    assert all(row["complete"] and not row["rescued"] for row in rows)
+    text = lines(workspace, "snapshots")
+    assert len(text) == 5
+    assert text[0].split()[0] == "number"
+
+
+def test_ls(workspace: Workspace) -> None:
+    everything = listed(workspace, "ls", "1")
+    assert len(everything) == len(read_manifest(workspace.store, 1))
+    assert [row["path"] for row in everything][:2] == [str(workspace.source), f"{workspace.source}/00"]
+    below = listed(workspace, "ls", "latest", f"{workspace.source}/12")
+    assert len(below) == 1 + FILES // 40 + 1
+    assert below[-1]["path"] == f"{workspace.source}/12/renamed.odt"
+    assert listed(workspace, "ls", "latest", "12/renamed.odt")[0]["size"] == len("second, longer")
+    assert listed(workspace, "ls", "3", "link")[0]["link"] == "report.odt"
+    assert lines(workspace, "ls", "1", "link")[0].startswith("lrwx")
+    assert listed(workspace, "ls", "1", "07/")[0]["kind"] == "dir"
+
+
+@pytest.mark.parametrize("number", range(0, FILES, 1500))
+def test_every_path_is_found(workspace: Workspace, number: int) -> None:
+    path = f"{workspace.source}/{number % 40:02}/file-{number:05}"
+    assert [row["path"] for row in listed(workspace, "ls", "2", path)] == [path]
+
+
+@pytest.mark.parametrize("path", ["/elsewhere", "07/nothing", "0", "zz", "report.odt/x"])
+def test_a_path_that_is_not_there(workspace: Workspace, path: str) -> None:
+    run = workspace.run("ls", "1", path, expect=4)
+    assert "is not in snapshot 1" in run.stderr
+    assert "items" not in run.result
+
+
+def test_find(workspace: Workspace) -> None:
+    rows = listed(workspace, "find", "*.odt")
+    source = str(workspace.source)
+    assert [(row["path"], row["snapshots"], row["size"]) for row in rows] == [
+        (f"{source}/12/renamed.odt", "3-4", len("second, longer")),
+        (f"{source}/report.odt", "1", len("first")),
+        (f"{source}/report.odt", "2", len("second, longer")),
+    ]
+    assert [row["snapshots"] for row in listed(workspace, "find", "*/39/file-11999")] == ["1"]
+    assert len(listed(workspace, "find", "file-0000?")) == 11  # one of them twice: before and after its chmod
+    assert listed(workspace, "find", "nowhere") == []
+
+
+def test_diff(workspace: Workspace) -> None:
+    source = str(workspace.source)
+    rows = listed(workspace, "diff", "1", "2")
+    assert [(row["change"], row["path"]) for row in rows if row["change"] != "U"] == [
+        ("+", f"{source}/07/new"),
+        ("-", f"{source}/39/file-11999"),
+        ("M", f"{source}/report.odt"),
+    ]
+    assert [(row["change"], row["path"]) for row in listed(workspace, "diff", "2")] == [
+        ("U", f"{source}/00/file-00000"),
+        ("+", f"{source}/12/renamed.odt"),
+        ("-", f"{source}/report.odt"),
+    ]
+    assert listed(workspace, "diff", "3", "4") == []
+    assert [row["change"] for row in listed(workspace, "diff", "2", "1")] == ["-", "+", "M"]
+
+
+def test_a_diff_reads_no_segment_that_both_have(workspace: Workspace, tmp_path: Path) -> None:
+    """The others may even be gone."""
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    headers = [copy.header(number) for number in (2, 3)]
+    ours, theirs = ({segment["digest"] for segment in header["segments"]} for header in headers)
+    assert ours & theirs
+    for digest in ours & theirs:
+        (copy.store / "blobark" / "web1" / "segments" / f"{digest}.blob").unlink()
+    assert len(listed(copy, "diff", "2", "3")) == 3
+
+
+def test_history_follows_a_rename(workspace: Workspace) -> None:
+    rows = listed(workspace, "history", "12/renamed.odt")
+    source = str(workspace.source)
+    assert [(row["path"], row["snapshots"], row["size"]) for row in rows] == [
+        (f"{source}/12/renamed.odt", "3-4", len("second, longer")),
+        (f"{source}/report.odt", "2", len("second, longer")),
+        (f"{source}/report.odt", "1", len("first")),
+    ]
+    assert [row["snapshots"] for row in listed(workspace, "history", f"{source}/report.odt")] == ["2", "1"]
+    assert "is in no snapshot" in workspace.run("history", "nothing", expect=4).stderr
+
+
+def test_the_map_of_a_snapshot(workspace: Workspace, tmp_path: Path) -> None:
+    result = workspace.run("map", "--out", str(tmp_path / "map.json")).result
+    assert (result["snapshot"], result["mapped"]) == (4, FILES + 1)
+    assert json.loads((tmp_path / "map.json").read_bytes()) == json.loads(workspace.map.read_bytes())
+    workspace.run("map", "1", "--out", str(tmp_path / "old.json"))
+    old = json.loads((tmp_path / "old.json").read_bytes())
+    assert f"{workspace.source}/39/file-11999" in old.values()
+    assert "cannot be written" in workspace.run("map", "--out", "/proc/nothing/map", expect=4).stderr
+
+
+def test_without_local_state_and_with_another_server(workspace: Workspace, tmp_path: Path) -> None:
+    elsewhere = Workspace(tmp_path / "elsewhere", workspace.source, store=str(workspace.store))
+    assert len(listed(elsewhere, "snapshots")) == 4
+    assert not elsewhere.state.exists()
+    assert listed(elsewhere, "snapshots", "--server", "nobody") == []
+    assert "nobody has no snapshot" in elsewhere.run("find", "x", "--server", "nobody", expect=4).stderr
+
+
+def test_a_damaged_snapshot_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    header = sorted(copy.store.glob("blobark/web1/snapshots/*"))[1]
+    header.write_bytes(header.read_bytes()[:-20])
+    run = copy.run("snapshots", expect=3)
+    assert [row["number"] for row in run.result["items"]] == [1, 3, 4]
+    assert run.result["failed"][0][0] == "snapshot 2"
+    assert "snapshot 2 of web1 is damaged" in run.stderr
+    assert [row["snapshots"] for row in listed(copy, "find", "report.odt", expect=3)] == ["1"]
+
+
+def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in (b"new\nline", b"red\x1b[31m", b"not-utf-8-\xff"):
+        Path(os.fsdecode(bytes(source) + b"/" + name)).write_bytes(b"")
+    workspace = Workspace(tmp_path / "work", source, server="web1")
+    workspace.backup()
+    text = workspace.execute("ls").stdout
+    assert text.count(b"\n") == 4
+    assert b"\x1b" not in text
+    assert b"not-utf-8-\\udcff" in text
+    assert len(listed(workspace, "find", "*\n*")) == 1
+
+
+def test_what_is_said_of_the_commands(workspace: Workspace) -> None:
+    for command in ("snapshots", "ls", "find", "diff", "history", "map"):
+        text = workspace.execute(command, "--help").stdout.decode()
+        assert "examples:" in text
+        assert "--dry-run" not in text
+    for wrong in (("ls", "zero"), ("diff", "0"), ("map",), ("find",)):
+        assert workspace.run(*wrong, expect=2).stderr.startswith("blobark: ")
+    assert "no snapshot 9" in workspace.run("ls", "9", expect=4).stderr
+
+
+def test_a_closed_pipe_ends_it_quietly(workspace: Workspace) -> None:
+    command = " ".join(workspace.command("ls"))
+    done = os.popen(f"{{ {command}; echo $? >&2; }} 2>&1 | head -1").read()
+    assert len(done.splitlines()) == 1
