@@ -7,6 +7,7 @@
     python3 dev.py bench folder
     python3 dev.py bench memory
     python3 dev.py bench sampler
+    python3 dev.py bench forecast
 
 Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
 is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
@@ -28,7 +29,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, instrument
+from bench import benches, forecasts, instrument
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -71,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(required=True, metavar="azure | large | workers | folder | memory | sampler")
+    commands = top.add_subparsers(
+        required=True, metavar="azure | large | workers | folder | memory | sampler | forecast"
+    )
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
     azure.add_argument("--files", type=int, default=50_000)
@@ -115,6 +118,12 @@ def _add_instruments(commands: Any) -> None:
     sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
     sampler.set_defaults(bench=instrument.sampler)
+    forecast = commands.add_parser("forecast", parents=[shared], help="forecasts beside what restores then took")
+    forecast.add_argument("--trees", type=int, default=20, help="that are forecast (default: %(default)s)")
+    forecast.add_argument("--teach", type=int, default=16, help="that come before those (default: %(default)s)")
+    forecast.add_argument("--scale", type=float, default=1.0, help="of the numbers of files (default: %(default)s)")
+    forecast.add_argument("--seed", type=int, default=1, help="of the trees")
+    forecast.set_defaults(bench=forecasts.forecast)
 
 
 def _add_endpoint(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from blobark import __version__
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
+from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.command import Command, snapshot_number
 from blobark.commands import (
     IndexOptions,
@@ -29,7 +30,8 @@ MONITORED = ("index", "save", "restore")
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
-  4 stopped by a fatal error   5 another run holds the lock   130 interrupted"""
+  4 stopped by a fatal error   5 another run holds the lock
+  6 an objective is missed   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,4 +233,5 @@ COMMANDS = {
         _report,
     ),
     **LISTING_COMMANDS,
+    **MEASURING_COMMANDS,
 }

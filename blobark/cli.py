@@ -25,7 +25,6 @@ from blobark.command import Command
 from blobark.config import Config, load
 from blobark.context import Context
 from blobark.crew import Crew
-from blobark.doctor import DoctorResult
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, Interrupted
 from blobark.listings import Listing
@@ -133,7 +132,7 @@ class OutputError(Exception):
 
 def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
-    code = result.exit_code if isinstance(result, DoctorResult) else exit_code(result)
+    code = exit_code(result)
     try:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from blobark import identity, index, mapfile, mapjobs, measured, snapshot
+from blobark import identity, index, mapfile, mapjobs, measured, snapshot, timings
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
@@ -223,6 +224,7 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
     root = context.config.restore_root
     if root is None:
         raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
+    started_s = time.monotonic()
     with contextlib.ExitStack() as stack:
         stack.enter_context(_hired(context, options.dry_run))
         store = context.open_store(False)
@@ -248,6 +250,7 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
             summary = {name: getattr(result, name) for name in RESTORE_SUMMARY}
             measured.finish(context, sampler, summary, result.failed)
         result.peak_rss_bytes = sampler.peak_rss_bytes
+        timings.note(context, store.name, result, time.monotonic() - started_s)
         return result
 
 

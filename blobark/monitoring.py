@@ -76,6 +76,9 @@ class Monitoring:
 
 def exit_code(result: object) -> int:
     """Return the exit code of a run that came to its end."""
+    own = getattr(result, "exit_code", None)
+    if own is not None:
+        return int(own)
     failed = getattr(result, "failed", None) or getattr(result, "errors", [])
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
