@@ -86,8 +86,8 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
 
 def _run(options: argparse.Namespace, shown: Display) -> int:
     command = arguments.COMMANDS[options.command]
-    if command.by_itself is not None:
-        return _show(options, command.by_itself(options), None, shown, 0.0)
+    if command.by_itself is not None and (done := command.by_itself(options)) is not None:
+        return _show(options, done, None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
         options.config, environ=os.environ, overrides=arguments.overrides(options), default_dir=options.default_dir

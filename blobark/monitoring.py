@@ -10,12 +10,13 @@ from types import TracebackType
 from blobark.builder import IndexResult
 from blobark.clock import now_ns
 from blobark.config import Config
+from blobark.drill import DrillResult
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_INTERRUPTED, EXIT_ITEMS_FAILED, BlobarkError
 from blobark.model import display
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
 
-Result = IndexResult | SaveResult | RestoreResult
+Result = IndexResult | SaveResult | RestoreResult | DrillResult
 
 
 class Monitoring:
@@ -99,5 +100,7 @@ def _figures(result: Result | None) -> tuple[int, int, int]:
             return result.sent, result.sent_bytes, len(result.failed)
         case RestoreResult():
             return result.written, result.written_bytes, len(result.failed)
+        case DrillResult():
+            return result.files, result.bytes, len(result.failed)
         case _:
             return 0, 0, 0

@@ -118,7 +118,7 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
         ("metrics", str(config.metrics_log_file)),
     ]
     if result.forecast_s:
-        rows.insert(7, ("had been forecast", times(result.forecast_s, seconds)))
+        rows.insert(7, ("had been forecast", times(result.forecast_s, result.seconds)))
     if result.archived:
         rows.append(("was archived", _archived(result)))
     if result.left:

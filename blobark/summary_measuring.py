@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE
 from blobark.foresight import ForecastResult
+from blobark.sweep import SweepResult
 
 Rows = list[tuple[str, str]]
-MEASURING = (ForecastResult,)
+MEASURING = (ForecastResult, DrillResult, SweepResult)
+TREND = 6
+"""So many earlier drills are shown."""
 
 
-def rows_of(result: ForecastResult) -> Rows:
+def rows_of(result: ForecastResult | DrillResult | SweepResult) -> Rows:
     """Return what is said of a result, as names and values."""
+    if isinstance(result, ForecastResult):
+        return _forecast(result)
+    return _drill(result) if isinstance(result, DrillResult) else _sweep(result)
+
+
+def _forecast(result: ForecastResult) -> Rows:
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}: {result.files:,} files ({size(result.file_bytes)})"),
         ("a full restore takes", f"about {duration(result.expected_s)}"),
@@ -30,6 +40,38 @@ def rows_of(result: ForecastResult) -> Rows:
         rows.append(
             (f"objective {duration(result.rto_s)}", f"{said}: nine of ten are done in {duration(result.high_s)}")
         )
+    return rows
+
+
+def _drill(result: DrillResult) -> Rows:
+    what = "all of it" if result.share == 1 else f"a sample of {result.share:.3g} of 1"
+    rows = [
+        ("snapshot", f"{result.snapshot} of {result.server}, {what}"),
+        ("restored", f"{result.files:,} files ({size(result.bytes)}) in {duration(result.seconds)}"),
+        ("compared", f"{result.compared:,} items in {duration(result.compare_seconds)}"),
+        ("result", f"DIFFERENT: {len(result.failed):,} (named above)" if result.failed else "the same as the snapshot"),
+    ]
+    same = [earlier for earlier in result.earlier if earlier.share == result.share][-TREND:]
+    rows += [(e.time, f"{duration(e.seconds)}, {size(round(e.bytes_per_s))}/s, {e.result}") for e in same]
+    rows.append(("this one", f"{duration(result.seconds)}, {size(round(result.bytes_per_s))}/s"))
+    if result.slowdown is None:
+        rows.append(("trend", "none yet: there are fewer than three earlier drills of this share"))
+    else:
+        rows.append(("trend", f"{result.slowdown:+.0%} of time, against the median of the earlier ones"))
+    rows.append(("evidence", result.evidence))
+    rows.append(("in the store", result.stored_as or "NO (see above)"))
+    rows.append(("public key", result.public_key))
+    return rows + ([("kept in", result.kept_in)] if result.kept_in else [])
+
+
+def _sweep(result: SweepResult) -> Rows:
+    rows = [("snapshot", f"{result.snapshot} of {result.server}, {result.files:,} files each time")]
+    for setting in result.settings:
+        said = f"{setting.median_s:,.2f} s ({setting.least_s:,.2f} to {setting.most_s:,.2f})"
+        rows.append((f"max_workers {setting.name}", said + ("  <- the knee" if setting.name == result.knee else "")))
+    said = "dropped before each restore" if result.caches_dropped else "NOT dropped: only root may"
+    rows += [("the kernel's caches", said), ("for config.yaml", result.line)]
+    rows.append(("written", f"{result.html}, {result.csv}, {result.json}"))
     return rows
 
 

@@ -17,6 +17,7 @@ import msgspec
 from blobark.clock import now_ns, utc
 from blobark.config import Config
 from blobark.context import Context
+from blobark.model import printable
 from blobark.restore import RestoreResult
 from metrics.files import write_whole
 from metrics.forecast import Forecast, Measured, Work, forecast, work_of
@@ -81,7 +82,7 @@ class Timing(msgspec.Struct, frozen=True):
 def settings_of(config: Config, store_name: str) -> Settings:
     """Return the settings of the runs that this configuration makes."""
     return Settings(
-        store_name,
+        printable(store_name),
         "azure" if config.store == "azure" else "folder",
         config.max_workers or 0,
         config.max_bandwidth,
@@ -119,7 +120,7 @@ def read(state_dir: Path) -> tuple[list[Timing], int]:
     return found, len(lines) - len(found)
 
 
-def note(context: Context, store_name: str, result: RestoreResult, seconds: float) -> None:
+def note(context: Context, store_name: str, result: RestoreResult) -> None:
     """Note a restore that has ended, and in its result what would have been forecast of it."""
     state_dir = context.config.state_dir
     settings = settings_of(context.config, store_name)
@@ -140,7 +141,7 @@ def note(context: Context, store_name: str, result: RestoreResult, seconds: floa
             result.kept,
             len(result.failed),
             result.archived,
-            round(seconds, 3),
+            result.seconds,
             result.forecast_s,
         )
         _append(state_dir, timing, len(before))
