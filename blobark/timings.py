@@ -24,6 +24,8 @@ from metrics.forecast import Forecast, Measured, Work, forecast, work_of
 
 FORMAT = 1
 KEPT = 500
+USED = 100
+"""More would take tenths of a second, and old ones tell less of today."""
 FILE_NAME = "restores.jsonl"
 _KEPT_SHARE = 0.02
 """A restore that found more than this share of its files right already tells nothing of one that finds none."""
@@ -101,8 +103,9 @@ def unlike(run: Settings, now: Settings) -> float:
 
 
 def measured(runs: Iterable[Timing], now: Settings) -> list[Measured]:
-    """Return the runs that a forecast under these settings can rest on."""
-    return [Measured(run.work, run.seconds, unlike(run.settings, now)) for run in runs if run.is_telling]
+    """Return the runs that a forecast under these settings can rest on, the newest USED of them."""
+    telling = [run for run in runs if run.is_telling][-USED:]
+    return [Measured(run.work, run.seconds, unlike(run.settings, now)) for run in telling]
 
 
 def read(state_dir: Path) -> tuple[list[Timing], int]:

@@ -21,15 +21,17 @@ LARGE_BYTES = 8 << 20
 PRIOR = (0.5, 0.001, 1 / 100e6, 1 / 200e6)
 """Seconds: of any run, of a file, of a byte in files below LARGE_BYTES, of one in larger ones."""
 PRIOR_FACTOR = 4.0
-NOISE = 0.12
+NOISE = 0.15
 """How far runs of one kind scatter, as a logarithm, before any was seen; that counts like NOISE_RUNS runs."""
-NOISE_RUNS = 4
+NOISE_RUNS = 2
 TAIL = 4.0
 """Runs scatter like Student's t with so many degrees of freedom."""
+ROUNDS = 10
+"""Costs for a scatter, then the scatter about these costs: by then both have settled."""
 STEPS = 60
 _ENOUGH = 1e-6
-_T90 = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
-"""Student's t that one in ten exceeds, with 1, 2, ... degrees of freedom."""
+_T90 = 1.533
+"""What one in ten exceeds of a Student's t with TAIL degrees of freedom."""
 
 Vector = list[float]
 _PRIOR_LOGS = [math.log(value) for value in PRIOR]
@@ -77,13 +79,10 @@ def forecast(work: Work, runs: Sequence[Measured]) -> Forecast:
     logs = _PRIOR_LOGS
     noise2 = NOISE * NOISE
     covariance: list[Vector] = []
-    for _ in range(3):  # the costs for a scatter, then the scatter about these costs
+    for _ in range(ROUNDS):
         logs, covariance = _fit(logs, runs, noise2)
-        noise2 = _noise2(logs, runs, noise2)
-    slopes = _slopes(logs, work)
-    open2 = sum(a * b * covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes))
-    degrees = NOISE_RUNS + len(runs)
-    spread = (_T90[degrees - 1] if degrees <= len(_T90) else 1.282 + 0.85 / degrees) * math.sqrt(noise2 + open2)
+        noise2 = _noise2(logs, covariance, runs, noise2)
+    spread = _T90 * math.sqrt(noise2 + _open2(logs, covariance, work))
     expected_s = _seconds(logs, work)
     return Forecast(expected_s / math.exp(spread), expected_s, expected_s * math.exp(spread))
 
@@ -113,14 +112,24 @@ def _weight(off: float, run: Measured, noise2: float) -> float:
     return (TAIL + 1) / (TAIL * variance + off * off)
 
 
-def _noise2(logs: Vector, runs: Sequence[Measured], before: float) -> float:
-    """Return the variance of runs of one kind; others, and those that are far off, have little to say about it."""
+def _open2(logs: Vector, covariance: list[Vector], work: Work) -> float:
+    """Return the variance of a forecast's logarithm that comes of what the costs leave open."""
+    slopes = _slopes(logs, work)
+    return sum(a * b * covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes))
+
+
+def _noise2(logs: Vector, covariance: list[Vector], runs: Sequence[Measured], before: float) -> float:
+    """Return the variance of runs of one kind; others, and those that are far off, have little to say about it.
+
+    Each run has drawn the costs towards itself: what it has thereby spent is not counted.
+    """
     total, count = NOISE_RUNS * NOISE * NOISE, float(NOISE_RUNS)
     for run in runs:
         off = _off(logs, run)
         share = before / (before + run.unlike * run.unlike)
-        total += share * before * _weight(off, run, before) * off * off
-        count += share
+        weight = _weight(off, run, before)
+        total += share * before * weight * off * off
+        count += share * (1 - min(0.9, weight * _open2(logs, covariance, run.work)))
     return total / count
 
 
