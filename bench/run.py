@@ -8,6 +8,7 @@
     python3 dev.py bench memory
     python3 dev.py bench sampler
     python3 dev.py bench verdict
+    python3 dev.py bench forecast
 
 Whole processes are measured, from exec to exit. In a round all tools do a step one after the other, in an order that
 is reversed from round to round. Ratios are taken within a round; the table shows their median. Every restored tree
@@ -29,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, instrument, verdict
+from bench import benches, forecasts, instrument, verdict
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -72,9 +73,8 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    commands = top.add_subparsers(
-        required=True, metavar="azure | large | small | workers | folder | memory | sampler | verdict"
-    )
+    names = "azure | large | small | workers | folder | memory | sampler | verdict | forecast"
+    commands = top.add_subparsers(required=True, metavar=names)
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
     _add_files(azure, 50_000, 4096)
@@ -92,6 +92,11 @@ def parser() -> argparse.ArgumentParser:
     _add_endpoint(small)
     small.set_defaults(bench=benches.small, put_md5=False, defaults=False)
 
+    _add_more(commands, shared)
+    return top
+
+
+def _add_more(commands: Any, shared: argparse.ArgumentParser) -> None:
     workers = commands.add_parser("workers", parents=[shared], help="max_workers: auto beside fixed numbers")
     _add_files(workers, 20_000, 4096)
     workers.add_argument("--latencies", type=int, nargs="+", default=[1, 20, 100], metavar="MS")
@@ -110,7 +115,6 @@ def parser() -> argparse.ArgumentParser:
     memory.add_argument("--size", type=int, default=16, help="bytes of each file (default: %(default)s)")
     memory.set_defaults(bench=benches.memory, runs=1)
     _add_instruments(commands)
-    return top
 
 
 def _add_instruments(commands: Any) -> None:
@@ -125,6 +129,12 @@ def _add_instruments(commands: Any) -> None:
     named.add_argument("--seed", type=int, default=1, help="of the trees and the order")
     named.add_argument("--plants", nargs="+", metavar="NAME", help="only these")
     named.set_defaults(bench=verdict.verdict)
+    forecast = commands.add_parser("forecast", parents=[shared], help="forecasts beside what restores then took")
+    forecast.add_argument("--trees", type=int, default=20, help="that are forecast (default: %(default)s)")
+    forecast.add_argument("--teach", type=int, default=16, help="that come before those (default: %(default)s)")
+    forecast.add_argument("--scale", type=float, default=1.0, help="of the numbers of files (default: %(default)s)")
+    forecast.add_argument("--seed", type=int, default=1, help="of the trees")
+    forecast.set_defaults(bench=forecasts.forecast)
 
 
 def _add_files(parser: argparse.ArgumentParser, files: int, size_bytes: int) -> None:

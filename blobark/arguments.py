@@ -9,8 +9,9 @@ from typing import Any, NoReturn
 
 from blobark import __version__
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
+from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.backup import BackupOptions, run_backup
-from blobark.command import Command, snapshot_number
+from blobark.command import Command, share, snapshot_number
 from blobark.commands import (
     IndexOptions,
     RestoreOptions,
@@ -25,12 +26,13 @@ from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
 from blobark.rebuild import RebuildOptions, run_rebuild
 
-MONITORED = ("index", "save", "backup", "restore")
+MONITORED = ("index", "save", "backup", "restore", "drill")
 """Commands that monitoring is told of."""
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
-  4 stopped by a fatal error   5 another run holds the lock   6 an objective is missed   130 interrupted"""
+  4 stopped by a fatal error   5 another run holds the lock
+  6 an objective is missed   7 a signature is wrong   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,7 +74,7 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
 
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets."""
-    keys = ("restore_root", "max_workers")
+    keys = ("restore_root", "max_workers", "metrics_log_file")
     return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
 
 
@@ -87,14 +89,14 @@ def _one(name: str, prog: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(dry_run=False)
-    if command.by_itself is None:
+    if command.run is not None:
         parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: config.yaml)")
     if command.changes:
         text = "show what would be done, in bytes and requests; do nothing"
         parser.add_argument("--dry-run", action="store_true", help=text)
     parser.add_argument("--json", action="store_true", help="print one JSON object with the result, and nothing else")
     loudness = parser.add_mutually_exclusive_group()
-    if command.by_itself is None:
+    if command.run is not None:
         loudness.add_argument("-v", "--verbose", action="store_true", help="name every item")
     loudness.add_argument("-q", "--quiet", action="store_true", help="print failures and nothing else")
     parser.add_argument("--version", action="version", version=f"blobark {__version__}")
@@ -150,6 +152,11 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", choices=("always", "if-changed", "never"), default="if-changed", help=text)
     text = "restore what a bare {guid: path} JSON names, without a snapshot"
     parser.add_argument("--map", type=Path, dest="map_path", metavar="FILE", help=text)
+    text = "restore this share of the files, such as 5%%, always the same ones of a snapshot"
+    parser.add_argument("--sample", type=share, default=1.0, dest="share", metavar="SHARE", help=text)
+    text = "in place of the configuration's: a number, or auto"
+    parser.add_argument("--max-workers", metavar="N", help=text)
+    parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
     text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
     parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
     text = "with --map: take this off each path (default: source_path)"
@@ -164,6 +171,7 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
         strip_prefix=options.strip_prefix,
         overwrite=options.overwrite,
         rehydrate=options.rehydrate,
+        share=options.share,
         dry_run=options.dry_run,
     )
     return run_restore(context, chosen)
@@ -245,14 +253,15 @@ COMMANDS = {
         _rebuild_options,
         _run_rebuild,
     ),
-    **LISTING_COMMANDS,
     "report": Command(
         "blobark report",
         "show what a run log says, and what held the run up: in the terminal and as a page",
         "restore-metrics.json\nbefore.json after.json --html compared.html\nrun.json --csv run.csv --json",
         _report_options,
         None,
-        changes=False,
-        by_itself=_report,
+        False,
+        _report,
     ),
+    **LISTING_COMMANDS,
+    **MEASURING_COMMANDS,
 }

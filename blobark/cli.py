@@ -25,7 +25,6 @@ from blobark.command import Command
 from blobark.config import Config, load
 from blobark.context import Context
 from blobark.crew import Crew
-from blobark.doctor import DoctorResult
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, EXIT_DONE, BlobarkError, Fatal, Interrupted
 from blobark.listings import Listing
@@ -82,8 +81,8 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
 
 def _run(options: argparse.Namespace, shown: Display) -> int:
     command = arguments.COMMANDS[options.command]
-    if command.by_itself is not None:
-        return _show(options, command.by_itself(options), None, shown, 0.0)
+    if command.by_itself is not None and (done := command.by_itself(options)) is not None:
+        return _show(options, done, None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
         options.config, environ=os.environ, overrides=arguments.overrides(options), default_dir=options.default_dir
@@ -128,7 +127,7 @@ class OutputError(Exception):
 
 def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
-    code = result.exit_code if isinstance(result, DoctorResult) else exit_code(result)
+    code = exit_code(result)
     try:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ class Command(NamedTuple):
     changes: bool = True
     """Whether it changes anything, and so has --dry-run."""
     by_itself: Callable[[argparse.Namespace], Any] | None = None
-    """In place of `run` for a command that needs no configuration and no store."""
+    """Comes first, for what needs no configuration and no store; None as its result means: `run` is to be called."""
 
 
 def snapshot_number(text: str) -> int:
@@ -28,3 +29,11 @@ def snapshot_number(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a snapshot")
     return int(text)
+
+
+def share(text: str) -> float:
+    """Return a percentage, above 0 and up to 100, as a share of 1, for argparse."""
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?%", text.strip())
+    if match is None or not 0 < float(match[1]) <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share such as 5%")
+    return float(match[1]) / 100

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from blobark import identity, index, mapfile, mapjobs, measured, snapshot
+from blobark import identity, index, mapfile, mapjobs, measured, snapshot, timings
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
@@ -30,6 +31,7 @@ from blobark.publish import publish
 from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
+from blobark.sampling import Sample, SampledManifest
 from blobark.save import Saver, SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.stores.base import Priority, Store, listings
@@ -69,6 +71,8 @@ class RestoreOptions:
     strip_prefix: str = ""
     overwrite: Overwrite = "if-changed"
     rehydrate: Priority | None = None
+    share: float = 1.0
+    """Restore a sample of the snapshot that is so large."""
     dry_run: bool = False
 
 
@@ -239,8 +243,13 @@ def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header
                     context.reporter.warn(f"failed: {path}: {reason}")
 
 
-def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
-    """Restore a snapshot or a map below restore_root, sampling the machine while it runs."""
+def run_restore(
+    context: Context, options: RestoreOptions, *, check: Callable[[Header, snapshot.Manifest], None] | None = None
+) -> RestoreResult:
+    """Restore a snapshot or a map below restore_root, sampling the machine while it runs.
+
+    `check` sees what will be restored before anything is made, and may raise.
+    """
     raise_descriptor_limit()
     root = context.config.restore_root
     if root is None:
@@ -249,6 +258,9 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
         stack.enter_context(hired(context, options.dry_run))
         store = context.open_store(False)
         wanted = _wanted(context, store, _catalog_to_read(stack, context.config.state_dir), options)
+        if check is not None and wanted.header is not None:
+            check(wanted.header, wanted.manifest)
+        started_s = time.monotonic()
         archive = stack.enter_context(Archive.open(context, store, wanted.server))
         if archive.find(f"{wanted.server}_" if wanted.header else common_prefix(wanted.server, wanted.jobs())):
             _hold_archived(context, archive, options, wanted, root)
@@ -261,15 +273,17 @@ def run_restore(context: Context, options: RestoreOptions) -> RestoreResult:
             restorer.wait_for(archive, options.rehydrate or "standard")
         result = restorer.result
         if options.dry_run:
-            _restore(context, restorer, wanted)
+            _restore(context, restorer, wanted, options.share)
             return result
         facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
         log = context.config.metrics_log_file
         with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
-            _restore(context, restorer, wanted)
+            _restore(context, restorer, wanted, options.share)
             summary = {name: getattr(result, name) for name in RESTORE_SUMMARY}
             measured.finish(context, sampler, summary, result.failed)
         result.peak_rss_bytes = sampler.peak_rss_bytes
+        result.seconds = round(time.monotonic() - started_s, 3)
+        timings.note(context, store.name, result)
         return result
 
 
@@ -300,6 +314,8 @@ def _wanted(context: Context, store: Store, catalog: Catalog | None, options: Re
     config = context.config
     server = options.server or config.server or (catalog.get("server") if catalog else "")
     if options.map_path is not None:
+        if options.share < 1:
+            raise ConfigError("--sample is for snapshots: a map has none")
         prefixes = [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
         jobs = partial(mapjobs.restore_jobs, options.map_path, server, prefixes)
         return _Wanted(server, None, snapshot.Manifest(store, server), jobs)
@@ -307,16 +323,19 @@ def _wanted(context: Context, store: Store, catalog: Catalog | None, options: Re
     known = int(catalog.get("snapshot") or "0") if catalog else 0
     header = _header(context, store, server, options.snapshot, known)
     manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
+    if options.share < 1:
+        manifest = SampledManifest(manifest, Sample(options.share, header.number))
     return _Wanted(server, header, manifest, partial(jobs_of, header, manifest))
 
 
-def _restore(context: Context, restorer: Restorer, wanted: _Wanted) -> None:
+def _restore(context: Context, restorer: Restorer, wanted: _Wanted, share: float) -> None:
     header = wanted.header
     if header is None:
         context.reporter.begin("restore", 0, 0)
         restorer.mapped(wanted.jobs())
         return
-    context.reporter.begin("restore", header.totals.files, header.totals.file_bytes)
+    totals = header.totals
+    context.reporter.begin("restore", round(share * totals.files), round(share * totals.file_bytes))
     restorer.snapshot(header, wanted.manifest)
     if not header.complete and not header.totals.errors:
         reason = "some items that its map named were not saved, and are not in it"

@@ -12,6 +12,7 @@ LIBRARIES = (
     "azure",
     "blake3",
     "certifi",
+    "cryptography",
     "msgspec",
     "obstore",
     "pathspec",

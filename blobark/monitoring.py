@@ -11,12 +11,13 @@ from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.clock import now_ns
 from blobark.config import Config
+from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
 from blobark.model import display
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
 
-Result = IndexResult | SaveResult | BackupResult | RestoreResult
+Result = IndexResult | SaveResult | BackupResult | RestoreResult | DrillResult
 
 
 class Monitoring:
@@ -77,6 +78,9 @@ class Monitoring:
 
 def exit_code(result: object) -> int:
     """Return the exit code of a run that came to its end."""
+    own = getattr(result, "exit_code", None)
+    if own is not None:
+        return int(own)
     failed = getattr(result, "failed", None) or getattr(result, "errors", [])
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
@@ -93,5 +97,7 @@ def _figures(result: Result | None) -> tuple[int, int, int]:
             return result.save.sent, result.save.sent_bytes, len(result.failed)
         case RestoreResult():
             return result.written, result.written_bytes, len(result.failed)
+        case DrillResult():
+            return result.files, result.bytes, len(result.failed)
         case _:
             return 0, 0, 0

@@ -58,6 +58,10 @@ class RestoreResult:
     """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)
     """With a dry run: how many requests of each kind a real one would make."""
+    forecast_s: tuple[float, float, float] | None = None
+    """From, expected, to: what the runs before this one said of it."""
+    seconds: float = 0.0
+    """From the first look at the target to the end."""
 
 
 class Restorer:

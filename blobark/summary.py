@@ -15,6 +15,7 @@ from blobark.model import printable
 from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
+from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
 
 Rows = list[tuple[str, str]]
 
@@ -33,12 +34,14 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
         rows = _rebuild(result)
+    elif isinstance(result, MEASURING):
+        rows = rows_of(result)
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))
     else:
         rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
-    title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {_duration(seconds)}"
+    title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {duration(seconds)}"
     if sys.stdout.isatty():
         _table(title, rows)
     else:
@@ -66,18 +69,6 @@ def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
     for name, cells in rows:
         table.add_row(name, *(Text(printable(cell)) for cell in cells))
     Console().print(table)
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for a person."""
-    if count < 10_000:
-        return f"{count:,} B"
-    value = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 1000 or unit == "TB":
-            break
-    return f"{value:,.1f} {unit}"
 
 
 def _index(result: IndexResult, config: Config) -> Rows:
@@ -151,6 +142,8 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
         ("peak memory", size(result.peak_rss_bytes)),
         ("metrics", str(config.metrics_log_file)),
     ]
+    if result.forecast_s:
+        rows.insert(7, ("had been forecast", times(result.forecast_s, result.seconds)))
     if result.archived:
         rows.append(("was archived", _archived(result)))
     if result.left:
@@ -211,10 +204,6 @@ def _failures(failed: list[tuple[str, str]]) -> Rows:
 def _rate(items: int, count: int, seconds: float) -> str:
     seconds = max(seconds, 1e-9)
     return f"{items / seconds:,.0f} files/s, {count / seconds / 1e6:,.1f} MB/s"
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _table(title: str, rows: Rows) -> None:

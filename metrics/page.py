@@ -23,6 +23,8 @@ POINTS = 3000
 """Points of each line, of all runs together: the page must stay small."""
 MOST_CORES = 64
 COLORS = 8
+CHART_BUTTONS = '<button data-save="png">PNG</button><button data-save="svg">SVG</button>'
+"""What saves the chart of a card."""
 
 
 def page(runs: Sequence[Named]) -> str:
@@ -31,22 +33,8 @@ def page(runs: Sequence[Named]) -> str:
     shown = [_shown(item, points) for item in runs]
     _agree(shown)
     data = {"end_s": max(item.run.samples[-1].t_s for item in runs) or 1, "runs": shown}
-    # `</script>` and `<!--` would end, or change, the element that the data stand in.
-    embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    library = (ASSETS / "echarts.common.min.js").read_text()
-    scripts = (library, (ASSETS / "page.js").read_text())
-    allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"
     title = " / ".join(item.label for item in runs)
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{_text(title)} - Blobark</title>
-<style>{(ASSETS / "page.css").read_text()}</style></head>
-<body style="--runs:{len(runs)}">
-<h1>{_text(title)}</h1>
-<section class="runs">{"".join(map(_verdict, runs))}</section>
+    body = f"""<section class="runs">{"".join(map(_verdict, runs))}</section>
 <h2>Overview</h2>{_table(runs, overview(runs))}
 <h2>Over time</h2><div><div class="tools"><button id="whole">Whole run</button>
 <span class="soft">Drag, or use two fingers or Ctrl and the wheel, to zoom; all charts follow.</span></div>
@@ -54,7 +42,27 @@ def page(runs: Sequence[Named]) -> str:
 <h2>Where the threads' time went</h2><section class="runs">{"".join(map(_stages, runs))}</section>
 <h2>Requests and files</h2><section class="runs{" pair" * (len(runs) == 1)}">{_by_class(runs, shown)}</section>
 <h2>Failures</h2><section class="runs">{"".join(map(_failures, runs))}</section>
-<h2>Machine and settings</h2>{_table(runs, facts(runs))}
+<h2>Machine and settings</h2>{_table(runs, facts(runs))}"""
+    return shell(title, body, data, runs=len(runs))
+
+
+def shell(title: str, body: str, data: dict[str, Any], *, runs: int) -> str:
+    """Return a page with this title (text), body (HTML), and data for the charts in it, `runs` side by side."""
+    # `</script>` and `<!--` would end, or change, the element that the data stand in.
+    embedded = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    library = (ASSETS / "echarts.common.min.js").read_text()
+    scripts = (library, (ASSETS / "page.js").read_text())
+    allowed = " ".join(f"'sha256-{_hash(script)}'" for script in scripts)
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src {allowed}"
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escaped(title)} - Blobark</title>
+<style>{(ASSETS / "page.css").read_text()}</style></head>
+<body style="--runs:{runs}">
+<h1>{escaped(title)}</h1>
+{body}
 <script type="application/json" id="data">{embedded}</script>
 <script>{scripts[0]}</script>
 <script>{scripts[1]}</script>
@@ -133,29 +141,28 @@ def _cards(key: str, runs: Sequence[Named], shown: list[dict[str, Any]]) -> str:
     for place, (item, run) in enumerate(zip(runs, shown, strict=True)):
         chart = run["charts"][key]
         label = f"{chart['unit']} · {item.label}" if len(runs) > 1 else chart["unit"]
-        buttons = '<button data-save="png">PNG</button><button data-save="svg">SVG</button>'
         drawn = f'<div class="chart" data-run="{place}" data-chart="{key}"></div>'
         empty = '<p class="soft">nothing was measured</p>'
         cards.append(
-            f'<article class="card"><div class="head"><h3>{_text(chart["title"])}</h3>'
-            f'<span class="soft">{_text(label)}</span>{buttons if chart["lines"] else ""}</div>'
+            f'<article class="card"><div class="head"><h3>{escaped(chart["title"])}</h3>'
+            f'<span class="soft">{escaped(label)}</span>{CHART_BUTTONS if chart["lines"] else ""}</div>'
             f"{drawn if chart['lines'] else empty}</article>"
         )
     return "".join(cards)
 
 
 def _verdict(item: Named) -> str:
-    evidence = "".join(f"<li>{_text(line)}</li>" for line in item.verdict.evidence)
+    evidence = "".join(f"<li>{escaped(line)}</li>" for line in item.verdict.evidence)
     return (
-        f'<article class="card"><p class="name">{_text(item.label)}</p>'
-        f'<p class="soft">what held it up</p><p class="verdict">{_text(item.verdict.name)}</p>'
+        f'<article class="card"><p class="name">{escaped(item.label)}</p>'
+        f'<p class="soft">what held it up</p><p class="verdict">{escaped(item.verdict.name)}</p>'
         f"<ul>{evidence}</ul></article>"
     )
 
 
 def _stages(item: Named) -> str:
     rows = "".join(
-        f'<tr><td class="word">{_text(name)}</td>'
+        f'<tr><td class="word">{escaped(name)}</td>'
         f'<td class="share"><span class="bar" style="width:{100 * share:.1f}%"></span></td>'
         f'<td class="n">{100 * share:.1f} %</td><td class="n">{count:,}</td>'
         + "".join(f'<td class="n">{seconds(value)}</td>' for value in percentiles)
@@ -164,7 +171,7 @@ def _stages(item: Named) -> str:
     )
     heads = "<th>stage</th><th></th>" + "".join(f'<th class="n">{t}</th>' for t in ("", "count", "p50", "p95", "p99"))
     return (
-        f'<article class="card"><p class="name">{_text(item.label)}</p>'
+        f'<article class="card"><p class="name">{escaped(item.label)}</p>'
         f'<div class="scroll"><table><tr>{heads}</tr>{rows}</table></div></article>'
     )
 
@@ -172,22 +179,26 @@ def _stages(item: Named) -> str:
 def _failures(item: Named) -> str:
     summary = item.run.summary
     failures = summary.failures if summary else []
-    rows = "".join(f'<tr><td class="bad">{_text(path)}</td><td>{_text(reason)}</td></tr>' for path, reason in failures)
+    rows = "".join(
+        f'<tr><td class="bad">{escaped(path)}</td><td>{escaped(reason)}</td></tr>' for path, reason in failures
+    )
     more = (summary.failed if summary else 0) - len(failures)
     note = f'<p class="soft">and {more:,} more</p>' if more > 0 else ""
     body = f'<div class="scroll"><table>{rows}</table></div>{note}' if rows else '<p class="soft">none</p>'
-    return f'<article class="card"><p class="name">{_text(item.label)}</p>{body}</article>'
+    return f'<article class="card"><p class="name">{escaped(item.label)}</p>{body}</article>'
 
 
 def _table(runs: Sequence[Named], rows: Rows) -> str:
-    head = "".join(f"<th>{_text(item.label)}</th>" for item in runs)
+    head = "".join(f"<th>{escaped(item.label)}</th>" for item in runs)
     body = "".join(
-        f"<tr><th>{_text(name)}</th>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>" for name, cells in rows
+        f"<tr><th>{escaped(name)}</th>{''.join(f'<td>{escaped(cell)}</td>' for cell in cells)}</tr>"
+        for name, cells in rows
     )
     return f'<div class="card scroll"><table><tr><th></th>{head}</tr>{body}</table></div>'
 
 
-def _text(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as HTML."""
     return escape(_plain(text))
 
 

@@ -93,6 +93,9 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--rehydrate": ["high"],
         "--map": ["{folder}/map.json"],
         "--strip-prefix": ["/"],
+        "--sample": ["100%"],
+        "--max-workers": ["1"],
+        "--metrics-log-file": ["{folder}/run.json"],
     },
 }
 COMMON = {"--config", "--dry-run", "--help", "--json", "--quiet", "--verbose", "--version", "-h", "-q", "-v"}
@@ -150,6 +153,7 @@ MISTAKES = {
     "restore --overwrite maybe": "if-changed",
     "restore --snapshot": "--snapshot",
     "restore -q -v": "-q",
+    "restore --sample 0%": "is not a share such as 5%",
     "restore somewhere": "somewhere",
     "index --create-container": "--create-container",
     "--json save --config": "",

@@ -1,0 +1,81 @@
+"""What a sweep found, as numbers and as a page: a bar and a row for each setting."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from statistics import median
+
+import msgspec
+
+from metrics.page import CHART_BUTTONS, escaped, shell
+
+KNEE = 0.10
+"""A median within this share of the best one is nearly as quick."""
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A setting and the seconds of its restores."""
+
+    name: str
+    median_s: float
+    least_s: float
+    most_s: float
+    seconds: list[float]
+
+    @property
+    def spread(self) -> float:
+        """How far its restores lie apart, as a share of the median."""
+        return (self.most_s - self.least_s) / self.median_s if self.median_s else 0.0
+
+
+def settings_of(names: Sequence[str], runs: Sequence[tuple[str, float]]) -> list[Setting]:
+    """Sum up runs of (setting, seconds), in the order of `names`; each has one run at least."""
+    found = []
+    for name in dict.fromkeys(names):
+        seconds = [took_s for of, took_s in runs if of == name]
+        found.append(Setting(name, round(median(seconds), 3), min(seconds), max(seconds), seconds))
+    return found
+
+
+def knee(settings: Sequence[Setting]) -> str:
+    """Return the setting of the fewest workers that is nearly as quick as the quickest; `auto` counts as the most."""
+    best_s = min(setting.median_s for setting in settings)
+    good = [setting.name for setting in settings if setting.median_s <= best_s * (1 + KNEE)]
+    return min(good, key=lambda name: float("inf") if name == "auto" else int(name))
+
+
+def csv_text(runs: Sequence[tuple[str, float]]) -> str:
+    """Return the runs in the order they were made, as CSV."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "max_workers", "seconds"])
+    writer.writerows([number, name, f"{took_s:.3f}"] for number, (name, took_s) in enumerate(runs, 1))
+    return text.getvalue()
+
+
+def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> str:
+    """Return the page; `about` are facts, `marked` is the setting to choose."""
+    names = [f"{setting.name} (knee)" if setting.name == marked else setting.name for setting in settings]
+    medians = [setting.median_s for setting in settings]
+    chart = {"title": "Seconds by workers", "unit": "s", "classes": names, "lines": [["median, s", 0, medians]]}
+    data = {"end_s": 1, "runs": [{"label": "sweep", "t_s": [], "charts": {"sweep": chart}}]}
+    facts = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in about.items())
+    heads = "".join(f'<th class="n">{text}</th>' for text in ("median, s", "least, s", "most, s", "spread", "runs"))
+    rows = "".join(_row(setting, setting.name == marked) for setting in settings)
+    body = f"""<div class="card scroll"><table>{facts}</table></div>
+<h2>Seconds by workers</h2>
+<article class="card"><div class="head"><h3>{chart["title"]}</h3><span class="soft">the knee is the fewest workers
+that are nearly as quick as any</span>{CHART_BUTTONS}</div>
+<div class="chart" data-run="0" data-chart="sweep"></div></article>
+<h2>Settings</h2><div class="card scroll"><table><tr><th>max_workers</th>{heads}</tr>{rows}</table></div>"""
+    return shell("Sweep", body, data, runs=1)
+
+
+def _row(setting: Setting, is_knee: bool) -> str:
+    cells = (setting.median_s, setting.least_s, setting.most_s)
+    figures = "".join(f'<td class="n">{value:,.3f}</td>' for value in cells)
+    name = f"<b>{escaped(setting.name)}</b> (the knee)" if is_knee else escaped(setting.name)
+    more = f'<td class="n">{setting.spread:.0%}</td><td class="n">{len(setting.seconds)}</td>'
+    return f"<tr><td>{name}</td>{figures}{more}</tr>"

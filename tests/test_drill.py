@@ -1,0 +1,232 @@
+"""`blobark drill`: what it restores, finds, signs and remembers, and that it leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+from tests.runs import Run, Workspace, wait_until
+from tests.small_disk import SmallDisk
+
+FILES = 40
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    source = tmp_path / "source"
+    (source / "below").mkdir(parents=True)
+    for number in range(FILES):
+        (source / "below" / f"{number}").write_bytes(os.urandom(500 + number))
+    (source / "link").symlink_to("below/1")
+    made = Workspace(tmp_path / "work", source, server="web1")
+    made.backup()
+    return made
+
+
+def leftovers(workspace: Workspace) -> list[Path]:
+    return list(workspace.folder.rglob("blobark-trial-*"))
+
+
+def verify(file: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Check evidence in a folder that has no configuration."""
+    line = [sys.executable, "-m", "blobark", "drill", "--verify", str(file), *options]
+    return subprocess.run(
+        line, cwd=file.parent, capture_output=True, text=True, timeout=60, check=False, env=own_path()
+    )
+
+
+def own_path() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+
+
+def evidence_of(run: Run) -> dict[str, Any]:
+    return dict(json.loads(Path(run.result["evidence"]).read_bytes()))
+
+
+def test_a_full_drill_is_the_same_signed_and_leaves_nothing(workspace: Workspace) -> None:
+    run = workspace.run("drill", "--full")
+    assert (run.result["files"], run.result["failed"], run.result["exit_code"]) == (FILES, [], 0)
+    assert run.result["compared"] == FILES + 3
+    document = evidence_of(run)
+    assert (document["result"], document["server"], document["share"]) == ("same", "web1", 1)
+    assert leftovers(workspace) == []
+    assert not workspace.restored.exists()
+    assert stat.S_IMODE((workspace.state / "drill-key").stat().st_mode) == 0o600
+    stored = workspace.store / f"{run.result['stored_as']}.blob"
+    assert stored.read_bytes() == Path(run.result["evidence"]).read_bytes()
+    assert workspace.run("restore").code == 0
+
+
+def test_a_sample_is_the_same_one_each_time(workspace: Workspace) -> None:
+    kept = []
+    for _ in range(2):
+        tree = Path(workspace.run("drill", "--sample", "30%", "--keep").result["kept_in"])
+        kept.append(sorted(path.name for path in (tree / "below").iterdir()))
+    assert kept[0] == kept[1]
+    assert 3 < len(kept[0]) < 30
+    workspace.backup()
+    (workspace.source / "new").touch()
+    assert workspace.backup().result["snapshot"] > 1
+    tree = Path(workspace.run("drill", "--sample", "30%", "--keep").result["kept_in"])
+    assert sorted(path.name for path in (tree / "below").iterdir()) != kept[0]
+
+
+def test_a_restore_of_a_sample_is_the_same_sample_and_a_map_has_none(workspace: Workspace) -> None:
+    tree = Path(workspace.run("drill", "--sample", "30%", "--keep").result["kept_in"])
+    workspace.run("restore", "--sample", "30%")
+    drilled = sorted(path.name for path in (tree / "below").iterdir())
+    assert drilled == sorted(path.name for path in (workspace.restored / "below").iterdir())
+    refused = workspace.run("restore", "--sample", "30%", "--map", str(workspace.map), expect=2)
+    assert "a map has none" in refused.stderr
+
+
+def test_what_cannot_be_restored_is_named_and_signed(workspace: Workspace) -> None:
+    key = workspace.guids()["below/7"]
+    (blob,) = workspace.store.rglob(key)
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    run = workspace.run("drill", "--full", expect=3)
+    assert [path for path, _ in run.result["failed"]] == ["below/7"]
+    assert evidence_of(run)["result"] == "different"
+    assert leftovers(workspace) == []
+
+
+def test_evidence_is_checked_without_configuration(workspace: Workspace, tmp_path: Path) -> None:
+    run = workspace.run("drill", "--full")
+    file = Path(run.result["evidence"])
+    done = verify(file, "--key", run.result["public_key"])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "valid" in done.stdout
+    assert verify(file).returncode == 0
+    public = tmp_path / "key.pub"
+    public.write_text(run.result["public_key"] + "\n")
+    assert verify(file, "--key", str(public)).returncode == 0
+    assert verify(file, "--key", "ab" * 32).returncode == 7
+    assert "is no public key" in verify(file, "--key", "nobody").stderr
+    document = evidence_of(run)
+    for change in ({"seconds": 0.001}, {"result": "better"}, {"more": 1}, {"signature": "zz"}, {"public_key": 5}):
+        file.write_text(json.dumps({**document, **change}))
+        done = verify(file)
+        assert done.returncode == 7, change
+        assert "NOT VALID" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "no evidence of a drill"),
+        (b'{"kind": "drill", "form', "cut short"),
+        (b"[1]", "no evidence"),
+        (b"\xff\xfe", "no evidence"),
+        (b'{"kind": "drill", "format": 99}', "another version"),
+    ],
+)
+def test_what_is_no_evidence_is_one_line(tmp_path: Path, data: bytes, said: str) -> None:
+    file = tmp_path / "evidence.json"
+    file.write_bytes(data)
+    done = verify(file)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert verify(tmp_path / "none.json").returncode == 2
+
+
+def test_a_slowdown_is_exit_code_6(workspace: Workspace) -> None:
+    for _ in range(3):
+        assert workspace.run("drill", "--full").result["slowdown"] is None
+    workspace.configure(max_requests_per_s=5)
+    run = workspace.run("drill", "--full", expect=6)
+    assert run.result["slowdown"] > 0.5
+    assert len(run.result["earlier"]) == 3
+    assert workspace.run("drill", "--full", "--slowdown", "100000%").code == 0
+    shown = workspace.execute("drill", "--full").stdout.decode()
+    assert "of time, against the median" in shown
+
+
+def test_earlier_drills_come_from_the_store_when_the_state_is_lost(workspace: Workspace) -> None:
+    for _ in range(3):
+        workspace.run("drill", "--full")
+    for file in (workspace.state / "drills").iterdir():
+        file.unlink()
+    assert len(workspace.run("drill", "--full").result["earlier"]) == 3
+
+
+def test_evidence_that_was_changed_is_left_out_of_the_trend(workspace: Workspace) -> None:
+    file = Path(workspace.run("drill", "--full").result["evidence"])
+    file.write_text(file.read_text().replace('"result": "same"', '"result": "Same"'))
+    run = workspace.run("drill", "--full")
+    assert "is not what was signed" in run.stderr
+    assert run.result["earlier"] == []
+
+
+def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=5)
+    with workspace.started("drill", "--full") as process:
+        wait_until(
+            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.rglob("*")), process
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert leftovers(workspace) == []
+    assert not (workspace.state / "drills").exists()
+
+
+def test_directories_that_nobody_may_enter_are_removed_too(workspace: Workspace) -> None:
+    (workspace.source / "closed" / "below").mkdir(parents=True)
+    (workspace.source / "closed" / "below" / "file").touch()
+    (workspace.source / "closed").chmod(0o500)
+    workspace.backup()
+    workspace.run("drill", "--full")
+    assert leftovers(workspace) == []
+
+
+def test_a_damaged_key_and_no_scratch_are_one_line(workspace: Workspace) -> None:
+    (workspace.folder / "file").touch()
+    assert "--scratch" in workspace.run("drill", "--scratch", str(workspace.folder / "file"), expect=2).stderr
+    (workspace.state / "drill-key").write_text("short")
+    assert "is damaged" in workspace.run("drill", expect=4).stderr
+    assert leftovers(workspace) == []
+
+
+def test_it_refuses_where_there_is_no_room(workspace: Workspace, tmp_path: Path) -> None:
+    with (workspace.source / "large").open("wb") as file:
+        file.write(b"x" * (9 << 20))
+    workspace.backup()
+    place = tmp_path / "small"
+    place.mkdir()
+    with SmallDisk(place, "size=24m") as disk:
+        for command in ("drill", "sweep"):
+            everything = ("--full",) if command == "drill" else ("--workers", "1")
+            line = disk.inside(workspace.command(command, *everything, "--scratch", str(place)))
+            done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False, env=own_path())
+            assert done.returncode == 4
+            assert "has no room for this " + command in done.stderr
+            listed = subprocess.run(disk.inside(["ls", "-A", str(place)]), capture_output=True, text=True, check=True)
+            assert listed.stdout == ""
+
+
+@pytest.mark.parametrize("share", ["0%", "101%", "5", "half"])
+def test_a_share_that_is_none_is_refused(workspace: Workspace, share: str) -> None:
+    assert "is not a share such as 5%" in workspace.run("drill", f"--sample={share}", expect=2).stderr
+
+
+def test_a_drill_from_azure_keeps_its_evidence_there(
+    tmp_path: Path, azure_container: tuple[str, str], container: ContainerClient
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_bytes(b"content")
+    workspace = Workspace.on_azure(tmp_path / "work", source, *azure_container)
+    workspace.backup()
+    run = workspace.run("drill", "--full")
+    assert run.result["files"] == 1
+    stored = container.download_blob(run.result["stored_as"]).readall()
+    assert stored == Path(run.result["evidence"]).read_bytes()

@@ -1,0 +1,127 @@
+"""`blobark sweep`: what it tries, writes and leaves behind; and its page in a real browser."""
+
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect
+
+from metrics.sweep_page import knee, page, settings_of
+from tests.chromium_browser import chromium
+from tests.runs import Workspace, wait_until
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    source = tmp_path / "source"
+    (source / "below").mkdir(parents=True)
+    for number in range(30):
+        (source / "below" / str(number)).write_bytes(bytes([number]) * 900)
+    made = Workspace(tmp_path / "work", source)
+    made.backup()
+    return made
+
+
+def leftovers(workspace: Workspace) -> list[Path]:
+    return list(workspace.folder.rglob("blobark-trial-*"))
+
+
+def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspace) -> None:
+    out = workspace.folder / "out.html"
+    result = workspace.run("sweep", "--workers", "1,2,auto", "--repeat", "2", "--out", str(out)).result
+    assert [(setting["name"], len(setting["seconds"])) for setting in result["settings"]] == [
+        ("1", 2),
+        ("2", 2),
+        ("auto", 2),
+    ]
+    assert result["knee"] in ("1", "2", "auto")
+    assert result["line"] == f"max_workers: {result['knee']}"
+    assert result["files"] == 30
+    with out.with_suffix(".csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert sorted(row["max_workers"] for row in rows) == ["1", "1", "2", "2", "auto", "auto"]
+    assert json.loads(out.with_suffix(".json").read_bytes())["runs"] == result["runs"]
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    assert leftovers(workspace) == []
+    assert not workspace.restored.exists()
+    assert not workspace.metrics.exists()
+
+
+def test_the_order_is_that_of_the_seed_and_the_sample_is_a_sample(workspace: Workspace) -> None:
+    orders = []
+    for seed in ("1", "1", "5"):
+        options = ("--workers", "1,2", "--repeat", "3", "--sample", "40%", "--seed", seed)
+        result = workspace.run("sweep", *options, "--out", str(workspace.folder / "out.html")).result
+        orders.append([name for name, _ in result["runs"]])
+        assert 3 < result["files"] < 25
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=5)
+    with workspace.started("sweep", "--workers", "1,2") as process:
+        wait_until(
+            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.glob("tree/below/*")),
+            process,
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+    assert leftovers(workspace) == []
+
+
+def test_a_restore_that_fails_ends_it_with_its_reason(workspace: Workspace) -> None:
+    for blob in workspace.store.glob("??/*"):
+        blob.write_bytes(b"x")
+    done = workspace.run("sweep", "--workers", "1", "--repeat", "1", expect=4)
+    assert "a restore of the sweep failed: failed: " in done.stderr
+    assert leftovers(workspace) == []
+
+
+@pytest.mark.parametrize("workers", ["", "0", "513", "4,", "four", "-1"])
+def test_workers_that_are_none_are_refused(workspace: Workspace, workers: str) -> None:
+    assert "is no list of numbers" in workspace.run("sweep", f"--workers={workers}", expect=2).stderr
+
+
+def test_a_place_that_takes_no_page_is_one_line_before_anything_is_restored(workspace: Workspace) -> None:
+    out = workspace.folder / "none" / "out.html"
+    done = workspace.run("sweep", "--workers", "1", "--out", str(out), expect=2)
+    assert "there is no folder" in done.stderr
+    assert not (workspace.state / "restores.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("medians", "wanted"),
+    [
+        ({"1": 8.0, "4": 2.1, "16": 2.0, "auto": 1.95}, "4"),
+        ({"16": 2.0, "4": 2.0}, "4"),
+        ({"1": 8.0, "4": 4.0, "16": 2.0}, "16"),
+        ({"4": 4.0, "auto": 2.0}, "auto"),
+        ({"4": 4.0}, "4"),
+    ],
+)
+def test_the_knee_is_the_fewest_workers_that_are_nearly_as_quick(medians: dict[str, float], wanted: str) -> None:
+    assert knee(settings_of(list(medians), list(medians.items()))) == wanted
+
+
+def test_the_page_draws_and_marks_the_knee(tmp_path: Path) -> None:
+    settings = settings_of(["2", "8"], [("2", 4.0), ("8", 2.0), ("2", 5.0), ("8", 2.1)])
+    html = tmp_path / "sweep.html"
+    html.write_text(page({"snapshot": "1 of <script>alert(1)</script>"}, settings, "8"))
+    assert html.stat().st_size < 3_000_000
+    wrong: list[str] = []
+    with chromium() as browser:
+        opened = browser.new_page()
+        opened.on("console", lambda message: wrong.append(message.text))
+        opened.on("pageerror", lambda error: wrong.append(str(error)))
+        opened.goto(html.as_uri())
+        expect(opened.locator(".chart canvas")).to_be_visible()
+        expect(opened.get_by_text("8 (the knee)")).to_be_visible()
+        expect(opened.get_by_text("1 of <script>alert(1)</script>")).to_be_visible()
+        names = opened.evaluate("echarts.getInstanceByDom(document.querySelector('.chart')).getOption().xAxis[0].data")
+    assert names == ["2", "8 (knee)"]
+    assert wrong == []
