@@ -47,7 +47,16 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
     """Run a command line and return the exit code; `command` is the one that a script stands for."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  (a stream that was closed by who started us)
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
-    argv = sys.argv[1:] if argv is None else argv
+    code = _main(sys.argv[1:] if argv is None else argv, command)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # its reader has left: what is still in it must not fail the end of the process
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return code
+
+
+def _main(argv: list[str], command: str | None) -> int:
     try:
         options = arguments.parse(argv, command)
     except SystemExit as stop:

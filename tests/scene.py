@@ -60,8 +60,11 @@ class Scene:
 
     def surroundings(self) -> Facts:
         """Return everything around restore_root but what a restore is asked to write."""
-        metrics = self.workspace.metrics.name
-        return facts(self.workspace.folder, leave_out={self.restored, *self.workspace.folder.glob(f"*{metrics}*")})
+        folder, state = self.workspace.folder, self.workspace.state
+        asked = {self.restored, state, *folder.glob(f"*{self.workspace.metrics.name}*")}
+        in_state = {path.name for path in state.glob("*")} - {"restores.jsonl"}
+        assert in_state == set(), "there is no other state in a scene"
+        return facts(folder, leave_out=asked)
 
     def check_content(self, folder: Path | None = None) -> None:
         """Assert that every file below restore_root has exactly the content that belongs under its name."""
