@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from blobark.errors import ConfigError
-from blobark.model import Block
+from blobark.model import Block, Data
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
@@ -26,9 +26,6 @@ PAGE_BLOBS = 5000
 """How many blobs a service lists with one request."""
 
 MAX_KEY_LENGTH = 1024
-
-Data = bytes | memoryview
-"""Content on its way."""
 
 ARCHIVE = "archive"
 """The tier whose blobs cannot be read before they have been rehydrated, which takes hours."""
@@ -152,11 +149,11 @@ class Store(Protocol):
             ConfigError: the store has no tiers.
         """
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         """Return exactly `size_bytes` bytes from `offset`, or everything from `offset` on when `size_bytes` is None.
 
         Nothing is asked of the store for 0 bytes, not even whether there is such a blob. With `version`, which comes
-        from `stat`, the blob must still be that one.
+        from `stat`, the blob must still be that one. The bytes are the caller's own.
 
         Raises:
             BlobNotFound: there is no such blob.
@@ -164,7 +161,7 @@ class Store(Protocol):
                 never silently.
         """
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """Store `data` under `key`, whole or not at all: no reader and no crash ever finds a part of it.
 
         `meta` is what `check_meta` lets pass; anything else is refused with `ConfigError`.
