@@ -140,7 +140,8 @@ def missing(blob: str) -> ContentError:
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
     """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
-    entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
+    if entry.blocks is not None or entry.blocks_at or entry.block_bits:
+        entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
     meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
     if sum(map(len, meta.values())) <= MAX_META_BYTES:
         return meta

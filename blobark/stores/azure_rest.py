@@ -77,10 +77,10 @@ class Rest:
         answer = self._send("HEAD", key)
         return BlobInfo(
             key,
-            int(answer.header("Content-Length")),
-            base64.b64decode(answer.header("Content-MD5")).hex(),
-            answer.headers("x-ms-meta-"),
-            answer.header("ETag"),
+            int(answer.header(b"content-length")),
+            base64.b64decode(answer.header(b"content-md5")).hex(),
+            answer.headers(b"x-ms-meta-"),
+            answer.header(b"etag"),
         )
 
     def get(self, key: str, span: str, version: str) -> Data:
@@ -163,7 +163,7 @@ class Rest:
         """Return what the service's clock says, in nanoseconds since 1970: its answers have it, refusals too."""
         answer = self._http.ask("GET", f"{self._place}?restype=container", f"x-ms-version: {API_VERSION}\r\n")
         try:
-            return int(parsedate_to_datetime(answer.header("Date")).timestamp()) * 10**9
+            return int(parsedate_to_datetime(answer.header(b"date")).timestamp()) * 10**9
         except ValueError:
             raise NoAnswer("damaged") from None
 
@@ -206,7 +206,7 @@ class Rest:
         target += f"?{'&'.join(words)}" if words else ""
         answer = self._http.ask(method, target, f"x-ms-version: {API_VERSION}\r\n{''.join(lines)}", data)
         if answer.status != hoped:
-            raise Refused(answer.status, answer.header("x-ms-error-code"), answer.header("Retry-After"))
+            raise Refused(answer.status, answer.header(b"x-ms-error-code"), answer.header(b"retry-after"))
         return answer
 
     def _sas(self) -> str:

@@ -34,7 +34,6 @@ Priority = Literal["standard", "high"]
 """How fast a blob is rehydrated: within fifteen hours, or mostly within one and dearer."""
 
 _META_NAME = re.compile("[a-z_][a-z0-9_]*")
-_META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
 
 
 class BlobInfo(msgspec.Struct, frozen=True, gc=False):
@@ -208,5 +207,6 @@ def check_meta(meta: Mapping[str, str]) -> None:
     not empty, and have no space at either end.
     """
     for name, value in meta.items():
-        if not (_META_NAME.fullmatch(name) and _META_VALUE.fullmatch(value)):
+        is_printable = value.isascii() and value.isprintable() and value and value.strip(" ") == value
+        if not (_META_NAME.fullmatch(name) and is_printable):
             raise ConfigError(f"{name!r} cannot be metadata of a blob with this name or this value")

@@ -25,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import certifi
+import msgspec
 
 from blobark.errors import ConfigError
 from blobark.model import Data
@@ -49,30 +50,29 @@ class NoAnswer(Exception):
         self.trouble = trouble
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A status, the head as it came, and a body."""
+class Answer(msgspec.Struct, gc=False):
+    """A status, the head as it came and in small letters, and a body."""
 
     status: int
     head: bytes
-    body: Data
+    lower: bytes
+    body: Data = b""
 
-    def header(self, name: str) -> str:
-        """Return a header's value, "" for none."""
-        start = self.head.lower().find(b"\r\n%b:" % name.lower().encode())
+    def header(self, name: bytes) -> str:
+        """Return a header's value, "" for none; its name is given in small letters."""
+        start = self.lower.find(b"\r\n" + name + b":")
         if start < 0:
             return ""
         start += len(name) + 3
         return self.head[start : self.head.index(b"\r\n", start)].strip().decode("latin-1")
 
-    def headers(self, prefix: str) -> dict[str, str]:
-        """Return the headers whose names begin so, by the lower-case rest of their names."""
+    def headers(self, prefix: bytes) -> dict[str, str]:
+        """Return the headers whose names begin so, by the rest of their names, in small letters."""
         found = {}
         for line in self.head.split(b"\r\n")[1:]:
             name, _, value = line.partition(b":")
-            lower = name.lower().decode("latin-1")
-            if lower.startswith(prefix):
-                found[lower.removeprefix(prefix)] = value.strip().decode("latin-1")
+            if name.lower().startswith(prefix):
+                found[name[len(prefix) :].lower().decode("latin-1")] = value.strip().decode("latin-1")
         return found
 
 
@@ -259,22 +259,22 @@ def _receive(connection: socket.socket, method: str) -> tuple[Answer, bool]:
         data = data[end + 4 :] or _some(connection)  # "100 Continue", which nobody asked for
     if not data.startswith(b"HTTP/1."):
         raise ValueError
-    answer = Answer(status, data[: end + 2], b"")
+    head = data[: end + 2]
+    answer = Answer(status, head, head.lower())
     rest = data[end + 4 :]
-    keep = data.startswith(b"HTTP/1.1") and answer.header("Connection").lower() != "close"
+    keep = data.startswith(b"HTTP/1.1") and b"\r\nconnection: close\r\n" not in answer.lower
     if method in ("HEAD", "CONNECT") or status in _NO_BODY:
         return answer, keep and not rest
-    body: Data
-    if length := answer.header("Content-Length"):
+    if length := answer.header(b"content-length"):
         size = int(length)
         if not 0 <= len(rest) <= size:
             raise ValueError
-        body = rest if len(rest) == size else _body(connection, rest, size)
-    elif answer.header("Transfer-Encoding").lower() == "chunked":
-        body = b"".join(_chunks(connection, rest))
+        answer.body = rest if len(rest) == size else _body(connection, rest, size)
+    elif answer.header(b"transfer-encoding").lower() == "chunked":
+        answer.body = b"".join(_chunks(connection, rest))
     else:
-        body, keep = _until_the_end(connection, rest), False
-    return Answer(status, answer.head, body), keep
+        answer.body, keep = _until_the_end(connection, rest), False
+    return answer, keep
 
 
 def _some(connection: socket.socket) -> bytes:
