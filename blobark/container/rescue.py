@@ -1174,7 +1174,8 @@ def main(argv: list[str]) -> int:
 
 
 def servers(source: Folder | Web) -> list[str]:
-    found = [name for name in source.children("blobark/") if SERVER.fullmatch(name)]
+    names = [name for name in source.children("blobark/") if SERVER.fullmatch(name)]
+    found = [name for name in names if numbers(source, name)]
     if not found:
         raise Trouble("no server's backup is here: is it the right place?")
     return found
