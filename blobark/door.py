@@ -19,6 +19,7 @@ LIBRARIES = (
     "psutil",
     "pyfastcdc",
     "rich",
+    "shtab",
     "urllib3",
     "yaml",
 )
