@@ -212,6 +212,15 @@ def test_a_changed_large_file_comes_back_from_the_parts_of_earlier_ones(tmp_path
     assert contents_of(tmp_path / "before") == {"large": content}
 
 
+def test_a_large_file_that_shrinks_to_next_to_nothing_comes_back(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write(source / "large", b"the same again " * (5 << 20))
+    workspace = Workspace(tmp_path / "work", source, compression="zstd")
+    assert workspace.backup().result["stored_bytes"] < 1 << 20
+    rescued(workspace.store, tmp_path / "rescued")
+    assert differences(str(source), str(tmp_path / "rescued")) == []
+
+
 def test_several_roots_come_back_under_their_names_and_several_servers_are_told_apart(tmp_path: Path) -> None:
     small_tree(tmp_path / "a", "x", "y/z")
     small_tree(tmp_path / "b", "x")
@@ -297,6 +306,7 @@ HOSTILE: dict[str, Callable[[Forge, Path], list[Fields]]] = {
         forge.file("f", mode="x"),
         item("g", "nothing of the kind"),
         forge.file("h", hardlink_to_b64="?"),
+        {**forge.file("i"), "error": "\ud800"},
     ],
 }
 

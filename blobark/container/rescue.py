@@ -55,6 +55,10 @@ TRIES = 5
 TIMEOUT_S = 60
 
 
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
+"""What comes of JSON that is not what it should be."""
+
+
 class Trouble(Exception):
     """Something that cannot be had or done: costs one item, or the run where nothing is left without it."""
 
@@ -729,9 +733,7 @@ def open_source(text: str) -> Folder | Web:
     if text.startswith(("https://", "http://")):
         return Web(text)
     if not os.path.isdir(text):
-        raise Trouble(
-            f"{display(os.fsencode(text.partition('?')[0]))} is neither a folder nor an address with https://"
-        )
+        raise Trouble(f"{printable(text.partition('?')[0])} is neither a folder nor an address with https://")
     return Folder(text)
 
 
@@ -746,17 +748,19 @@ class Snapshot:
         self.how, self.decode = find_zstd()
         self.frame: tuple[Any, bytes] = None, b""
         what = f"snapshot {number} of {server}"
+        damaged = Trouble(f"{what} is damaged: choose an earlier one with --snapshot N")
         try:
             self.header = json.loads(source.read(f"blobark/{server}/snapshots/{number:010d}"))
             fits = (self.header["server"], self.header["number"]) == (server, number)
             self.roots = [raw(root, "name") for root in self.header["roots"]]
             self.segments = [(ref["digest"], ref["plain_bytes"]) for ref in self.header["segments"]]
-        except (ValueError, LookupError, TypeError, AttributeError):
-            fits = False
+            unknown = sorted({str(name) for name in self.header.get("requires", ())} - FEATURES)
+            is_newer = self.header["format"] > FORMAT or bool(unknown)
+        except DAMAGE:
+            raise damaged from None
         if not fits:
-            raise Trouble(f"{what} is damaged: choose an earlier one with --snapshot N")
-        unknown = sorted({str(name) for name in self.header.get("requires", ())} - FEATURES)
-        if self.header["format"] > FORMAT or unknown:
+            raise damaged
+        if is_newer:
             raise Trouble(f"{what} needs a newer script than this: format {self.header['format']} {unknown}")
 
     def entries(self, failed: Callable[[bytes, str], None]) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -765,8 +769,8 @@ class Snapshot:
         for digest, size in self.segments:
             try:
                 lines = self.segment(digest, size).splitlines()
-            except (Trouble, OSError) as error:
-                failed(b"segment " + str(digest).encode(), f"a part of the manifest is lost: {error}")
+            except (Trouble, OSError, *DAMAGE) as error:
+                failed(b"segment " + str(digest).encode(errors="replace"), f"a part of the manifest is lost: {error}")
                 continue
             for line in lines:
                 try:
@@ -777,7 +781,7 @@ class Snapshot:
                     first = raw(entry, "hardlink_to")
                     entry["first"] = place + b"/" + first if place and first else first
                     check_path(entry["first"])
-                except (ValueError, TypeError, IndexError, AttributeError, Trouble) as error:
+                except (Trouble, *DAMAGE) as error:
                     failed(line[:80], f"an entry is damaged: {error}")
                     continue
                 yield entry, path
@@ -826,7 +830,7 @@ class Snapshot:
             if stored != length:
                 raise Trouble("its entry is damaged: its content has two lengths")
             yield from self.stored(blob, offset, stored)
-        elif stored <= MIB:  # perhaps a frame that several files are in
+        elif stored <= MIB and skip + length <= 64 * MIB:  # perhaps a frame that several files are in
             if self.frame[0] != (blob, offset, stored):
                 self.frame = None, b""
                 plain = limited(self.decode(self.stored(blob, offset, stored)), 64 * MIB)
@@ -876,7 +880,10 @@ def check_path(path: bytes) -> None:
 
 
 def display(path: bytes) -> str:
-    text = path.decode(errors="surrogateescape")
+    return printable(path.decode(errors="surrogateescape"))
+
+
+def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -909,7 +916,7 @@ class Tree:
 
     def failed(self, path: bytes, reason: str) -> None:
         self.counts["failed"] += 1
-        print(f"failed: {display(path)}: {display(os.fsencode(reason))}", file=sys.stderr)
+        print(f"failed: {display(path)}: {printable(reason)}", file=sys.stderr)
 
     def rebuild(self) -> None:
         """Three passes: items in order; further hard links; the directories' own metadata, deepest first."""
@@ -939,7 +946,7 @@ class Tree:
             self.failed(path, str(error))
         except OSError as error:
             self.failed(path, error.strerror or str(error))
-        except (ValueError, TypeError, LookupError, OverflowError, AttributeError) as error:
+        except DAMAGE as error:
             self.failed(path, f"its entry is damaged: {error}")
 
     def folder(self, path: bytes) -> int:
@@ -1167,7 +1174,7 @@ def main(argv: list[str]) -> int:
         source = open_source(options.source)
         return list_all(source, options.server) if options.list else rebuild(source, options)
     except (Trouble, OSError) as error:
-        print(f"rescue.py: {display(os.fsencode(str(error)))}", file=sys.stderr)
+        print(f"rescue.py: {printable(str(error))}", file=sys.stderr)
         return 4
     except KeyboardInterrupt:
         return 130
@@ -1196,8 +1203,8 @@ def list_all(source: Folder | Web, wanted: str) -> int:
                 totals = header["totals"]
                 shown = f"{header['started']:<20} {totals['files']:>12,} {totals['file_bytes']:>18,}"
                 print(f"{server:<24} {number:>8} {shown}{'' if header['complete'] else '  incomplete'}")
-            except (Trouble, KeyError, TypeError, ValueError) as error:
-                print(f"{server:<24} {number:>8} cannot be read: {display(os.fsencode(str(error)))}")
+            except (Trouble, *DAMAGE) as error:
+                print(f"{server:<24} {number:>8} cannot be read: {printable(str(error))}")
                 code = 3
     return code
 
