@@ -14,13 +14,11 @@ LIBRARIES = (
     "certifi",
     "cryptography",
     "msgspec",
-    "obstore",
     "pathspec",
     "psutil",
     "pyfastcdc",
     "rich",
     "shtab",
-    "urllib3",
     "yaml",
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""
