@@ -44,7 +44,7 @@ def script_key() -> str:
 
 def leave(context: Context, catalog: Catalog, store: Store) -> None:
     """Leave README.txt and script in the store, unless they are known to be there. A failure is a warning."""
-    known = f"{store.name} {script_sha256()}"
+    known = f"{script_sha256()} {store.name!a}"
     if catalog.get(_KNOWN) == known:
         return
     readme = files("blobark").joinpath("container", "README.txt").read_bytes()
