@@ -19,7 +19,9 @@ import pytest
 from azure.storage.blob import ContainerClient
 from blake3 import blake3
 
+from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
+from tests.fault_proxy import FaultProxy
 from tests.forge import Fields, Forge, item, lines
 from tests.runs import REPOSITORY, Workspace
 from tests.trees import contents_of, make_tree, small_tree, write
@@ -396,6 +398,35 @@ def test_a_missing_right_is_told_without_the_signature(
     if rights == "r":
         rescued("-", tmp_path / "target", "--server", "web1", "--snapshot", 1, RESCUE_URL=url)
         assert differences(str(source), str(tmp_path / "target")) == []
+
+
+def test_what_fails_in_passing_is_asked_for_again(
+    tmp_path: Path, azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient
+) -> None:
+    source = small_tree(tmp_path / "source", "a", "b", "c")
+    connection_string = azurite.connection_string
+    Workspace.on_azure(tmp_path / "work", source, connection_string, str(container.container_name)).backup()
+    proxy.add(
+        faults.answer(503, "ServerBusy", method="GET", where="/snapshots/"),
+        faults.lose_answer(method="GET", where="/segments/"),
+        faults.cut_answer(method="GET", where="/web1_"),
+    )
+    rescued("-", tmp_path / "target", RESCUE_URL=proxy.rewire(container_url(azurite, container)))
+    assert differences(str(source), str(tmp_path / "target")) == []
+
+
+def test_a_listing_of_several_pages_is_read_to_its_end(
+    tmp_path: Path, azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient
+) -> None:
+    source = small_tree(tmp_path / "source", "a")
+    connection_string = azurite.connection_string
+    Workspace.on_azure(tmp_path / "work", source, connection_string, str(container.container_name)).backup()
+    write(source / "b", "b")
+    Workspace.on_azure(tmp_path / "work", source, connection_string, str(container.container_name)).backup()
+    proxy.add(faults.change_address(b"comp=list", b"comp=list&maxresults=1", where="comp=list", times=7))
+    done = rescued("-", "--list", RESCUE_URL=proxy.rewire(container_url(azurite, container)))
+    assert [line.split()[1] for line in done.stdout.splitlines()[1:]] == ["1", "2"]
+    assert proxy.requests["GET"] == 3 + 2 * 2 + 2  # what is in blobark/, snapshots twice, headers
 
 
 def test_mistakes_are_told_in_a_line(tmp_path: Path) -> None:

@@ -701,7 +701,11 @@ class Web:
         found, marker = [], ""
         while True:
             query = {"restype": "container", "comp": "list", "prefix": prefix, "delimiter": "/", "marker": marker}
-            page = ElementTree.fromstring(self.get("", urllib.parse.urlencode(query), {}, "the list of blobs"))
+            body = self.get("", urllib.parse.urlencode(query), {}, "the list of blobs")
+            try:
+                page = ElementTree.fromstring(body)
+            except ElementTree.ParseError:
+                raise Trouble(f"{self.base} answers with no list of blobs") from None
             found += [(name.text or "")[len(prefix) :].rstrip("/") for name in page.iterfind("Blobs//Name")]
             marker = page.findtext("NextMarker") or ""
             if not marker:
