@@ -21,6 +21,7 @@ from blobark.commands import (
     run_restore,
     run_save,
 )
+from blobark.completion import SHELLS, list_script
 from blobark.context import Context
 from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
@@ -72,13 +73,23 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     return _one(name, f"blobark {name}").parse_args(argv[1:], argparse.Namespace(command=name))
 
 
+def every_command() -> argparse.ArgumentParser:
+    """Return one parser of all commands: not to parse with, but to see what there is."""
+    parser = _Parser(prog="blobark", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"blobark {__version__}")
+    commands = parser.add_subparsers(dest="command")
+    for name, item in COMMANDS.items():
+        commands.add_parser(name, help=item.about, parents=[_one(name, f"blobark {name}")], add_help=False)
+    return parser
+
+
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets."""
     keys = ("restore_root", "max_workers", "metrics_log_file")
     return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
 
 
-def _one(name: str, prog: str) -> argparse.ArgumentParser:
+def _one(name: str, prog: str) -> _Parser:
     command = COMMANDS[name]
     examples = "\n".join(f"  {prog} {line}".rstrip() for line in command.examples.splitlines())
     parser = _Parser(
@@ -196,6 +207,14 @@ def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
 
 
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
+
+
+def _completion(options: argparse.Namespace) -> Any:
+    return list_script(options.shell, every_command())
+
+
 def _report_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("logs", type=Path, nargs="+", metavar="RUN", help="a run log; several are laid side by side")
     parser.add_argument("--html", type=Path, metavar="FILE", help="where the page goes (default: RUN as .html)")
@@ -261,6 +280,15 @@ COMMANDS = {
         None,
         False,
         _report,
+    ),
+    "completion": Command(
+        "blobark completion",
+        "print what makes a shell complete blobark's commands and options",
+        "bash > ~/.local/share/bash-completion/completions/blobark\nzsh > /usr/local/share/zsh/site-functions/_blobark",
+        _completion_options,
+        None,
+        False,
+        _completion,
     ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,

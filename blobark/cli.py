@@ -91,6 +91,8 @@ def _main(argv: list[str], command: str | None) -> int:
 def _run(options: argparse.Namespace, shown: Display) -> int:
     command = arguments.COMMANDS[options.command]
     if command.by_itself is not None and (done := command.by_itself(options)) is not None:
+        if isinstance(done, Listing):
+            return _show_listing(options, done, shown)
         return _show(options, done, None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
