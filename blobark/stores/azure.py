@@ -23,7 +23,16 @@ import obstore
 import obstore.exceptions
 from obstore.store import AzureStore as Client
 
-from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied, StoreUnusable
+from blobark.errors import (
+    BlobarkError,
+    BlobChanged,
+    BlobExists,
+    BlobNotFound,
+    ConfigError,
+    ContentError,
+    StoreDenied,
+    StoreUnusable,
+)
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_errors import translate
@@ -144,7 +153,16 @@ class AzureStore:
             work = partial(obstore.put, client, key, data, attributes=attributes, mode=mode, use_multipart=False)
         self._call(key, work, creating=create_only)
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: bytes, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`."""
+        check_meta(meta)
+        work = partial(self._rest().replace, check_key(key), data, meta, self._tier_of(key), version)
+        try:
+            self._call(key, work)
+        except (BlobExists, BlobNotFound):
+            raise BlobChanged(f"{key} at {self.name} has been written again, or is gone") from None
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`. Blocks that are never committed vanish from the service after a week."""
         from blobark.stores.azure_upload import AzureUpload
 
@@ -153,7 +171,7 @@ class AzureStore:
             staged = self._call(key, partial(rest.uncommitted, check_key(key)))
         except StoreDenied:  # who may write and not read sends all of them
             staged = []
-        return AzureUpload(key, self._tier_of(key), rest, self._call, staged)
+        return AzureUpload(key, self._tier_of(key), rest, self._call, staged, replacing=replacing)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
@@ -255,7 +273,7 @@ class AzureStore:
     def _stat_by_sdk(self, key: str) -> BlobInfo:
         found = self._call(key, self._control().blob(key).get_blob_properties)
         md5 = found.content_settings.content_md5
-        return BlobInfo(key, found.size, bytes(md5).hex() if md5 else "", dict(found.metadata))
+        return BlobInfo(key, found.size, bytes(md5).hex() if md5 else "", dict(found.metadata), found.etag)
 
     def _download(self, key: str, offset: int) -> bytes:
         options: GetOptions | None = {"range": {"offset": offset}} if offset else None

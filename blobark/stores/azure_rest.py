@@ -113,14 +113,20 @@ class Rest:
         except ValueError:
             raise Damaged from None
 
-    def commit(self, key: str, block_ids: Sequence[str], meta: Mapping[str, str], tier: str) -> None:
-        """Make a blob of blocks, unless there is one, in a tier ("": the account's)."""
+    def commit(
+        self, key: str, block_ids: Sequence[str], meta: Mapping[str, str], tier: str, *, version: str = ""
+    ) -> None:
+        """Make a blob of blocks in a tier ("": the account's), where there is none, or that `version` of it."""
         blocks = "".join(f"<Latest>{_b64(block_id.encode())}</Latest>" for block_id in block_ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
-        headers = {"If-None-Match": "*", **{f"x-ms-meta-{name}": value for name, value in meta.items()}}
-        if tier:
-            headers["x-ms-access-tier"] = tier
-        self._send("PUT", key, {"comp": "blocklist"}, headers, body, hoped=201)
+        condition = {"If-Match": version} if version else {"If-None-Match": "*"}
+        self._send("PUT", key, {"comp": "blocklist"}, {**condition, **_described(meta, tier)}, body, hoped=201)
+
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], tier: str, version: str) -> None:
+        """Send a blob in one piece, with its MD5, in place of the version of it that is there."""
+        md5 = _b64(hashlib.md5(data, usedforsecurity=False).digest())
+        headers = {"x-ms-blob-type": "BlockBlob", "Content-MD5": md5, "If-Match": version, **_described(meta, tier)}
+        self._send("PUT", key, {}, headers, data, hoped=201)
 
     def page(self, prefix: str, marker: str, *, meta: bool = False) -> tuple[list[BlobInfo], str]:
         """Return up to `NAMES_IN_A_PAGE` blobs and the marker of the next page, which is empty after the last."""
@@ -207,6 +213,12 @@ def _proxy_for(endpoint: str) -> str:
         return ""
     proxy = getproxies().get(url.scheme, "")
     return proxy if not proxy or "//" in proxy else f"http://{proxy}"
+
+
+def _described(meta: Mapping[str, str], tier: str) -> dict[str, str]:
+    """Return the headers that give a new blob its metadata and tier."""
+    headers = {f"x-ms-meta-{name}": value for name, value in meta.items()}
+    return {**headers, "x-ms-access-tier": tier} if tier else headers
 
 
 def _b64(raw: bytes) -> str:
