@@ -16,7 +16,8 @@ FLUSH_ROWS = 1000
 
 
 @contextlib.contextmanager
-def _opened(schema: str) -> Iterator[sqlite3.Connection]:
+def opened(schema: str) -> Iterator[sqlite3.Connection]:
+    """Open a database with these tables, in a file that is gone when it is closed."""
     connection = None
     try:
         connection = sqlite3.connect("", isolation_level=None)
@@ -51,7 +52,7 @@ class Waiting:
         CREATE TABLE need(blob TEXT, job INTEGER, PRIMARY KEY (blob, job)) WITHOUT ROWID;
         CREATE INDEX need_job ON need(job);
         """
-        with _opened(schema) as connection:
+        with opened(schema) as connection:
             yield cls(connection)
 
     def add_blobs(self, rows: Iterable[tuple[str, int, bool]]) -> int:
@@ -142,7 +143,7 @@ class Rescued:
         CREATE TABLE citing(path BLOB, ctime_ns INTEGER, created_ns INTEGER, guid TEXT, line BLOB);
         CREATE TABLE lost(key TEXT PRIMARY KEY, size INTEGER, created_ns INTEGER) WITHOUT ROWID;
         """
-        with _opened(schema) as connection:
+        with opened(schema) as connection:
             yield cls(connection)
 
     def add(self, path: bytes, ctime_ns: int, created_ns: int, guid: str, line: bytes) -> None:

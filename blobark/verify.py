@@ -1,0 +1,477 @@
+"""Verification: is all that the snapshots name in the store, and is it what was saved?
+
+    headers    each is read; its segments are noted, each once however many snapshots have it
+    segments   each is read and compared with its digest; what its entries name is noted: blobs and their lengths
+    lists      likewise, the objects with long lists of blocks
+    listing    two sorted streams, what is named and what the store lists, are merged: what is missing or too short
+    reading    (`read`) every stored byte that has a digest, once: small files, neighbours in packs together, blocks
+    whom       only where damage was found: the segments again, for the files that lie in what is damaged
+
+What is found wrong is looked at once more, by itself, before it counts; and what only a snapshot named that is gone by
+then, because it was pruned meanwhile, is no damage. A store that does not answer, or refuses, ends the run: that says
+nothing about the data. Nothing is written to the store. Memory does not grow: the inventory is a temporary file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from blobark import blocklist, content, snapshot, source
+from blobark.context import Context, full_path
+from blobark.errors import BlobNotFound, ContentError, SnapshotError, SnapshotNewer
+from blobark.extents import blobs_of, ends, of_entry, sources
+from blobark.guids import blob_name
+from blobark.inventory import SOUND, TO_THE_END, Damage, Inventory, Named, Part, Piece
+from blobark.manifest import fault_of
+from blobark.model import Block, Entry, SegmentRef, display
+from blobark.ranges import MOST_BYTES, Neighbourhood, read_together
+from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+
+PROGRESS_EVERY = 1000
+_WRONG = "holds other content than was saved"
+Chosen = Callable[[str], bool]
+"""Whether a blob, by its key, is to be read."""
+
+
+@dataclass(slots=True)
+class VerifyResult:
+    """What a verification found. Bytes are stored ones; `blob_bytes` are those that the snapshots need."""
+
+    server: str = ""
+    snapshots: int = 0
+    segments: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+    archived: int = 0
+    """Blobs of the archive tier: they are there, and cannot be read."""
+    read: str = ""
+    """What was read: "" for nothing, "all", or which part of the blobs."""
+    read_bytes: int = 0
+    read_seconds: float = 0.0
+    damaged: int = 0
+    """Blobs and other objects that are missing or damaged."""
+    hurt: int = 0
+    """Paths that this hurts, in any snapshot."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """What could not be checked, and why."""
+
+
+class _Found(NamedTuple):
+    """What the entries of a segment name."""
+
+    blobs: list[Named]
+    pieces: list[Piece]
+    wholes: list[Entry]
+    lists: dict[str, Entry]
+    faults: list[tuple[Entry, str]]
+
+
+class Verification:
+    """One verification of one server, step by step."""
+
+    def __init__(self, context: Context, store: Store, server: str, inventory: Inventory, chosen: Chosen) -> None:
+        self._context = context
+        self._store = store
+        self._server = server
+        self._inventory = inventory
+        self._chosen = chosen
+        self._numbers: list[int] = []
+        self.roots: list[tuple[bytes, ...]] = []
+        """The names of the roots that snapshots have, by the numbers that the inventory has of them."""
+        self.result = VerifyResult(server=server)
+
+    # What is named
+
+    def gather(self, number: int) -> None:
+        """Note what snapshot `number`, or (0) every snapshot, names."""
+        numbers = snapshot.numbers(self._store, self._server)
+        if number and number not in numbers:
+            snapshot.load(self._store, self._server, number)
+        self._numbers = [number] if number else numbers
+        if not self._numbers:
+            raise SnapshotError(
+                f"server {self._server} has no snapshot in {self._store.name}", "run save_blob.py first"
+            )
+        self._context.reporter.begin("verify: snapshots", len(self._numbers), 0)
+        self._look_at_owner()
+        for each in self._numbers:
+            self._context.check_stop()
+            self._note_snapshot(each)
+            self._context.reporter.advance(1, 0)
+        self._read_segments()
+        self._read_lists()
+        self.result.blobs, self.result.blob_bytes = self._inventory.named_bytes()
+
+    def _look_at_owner(self) -> None:
+        key = snapshot.server_key(self._server)
+        try:
+            if snapshot.load_server(self._store, self._server) is None:
+                self._object_damaged(key, self._numbers, "is missing")
+        except SnapshotNewer as error:
+            self._fail(key, error.message)
+        except SnapshotError as error:
+            self._object_damaged(key, self._numbers, error.message)
+
+    def _note_snapshot(self, number: int) -> None:
+        try:
+            header = snapshot.find(self._store, self._server, number)
+            names = tuple(root.raw_name for root in header.roots) if header is not None else ()
+        except SnapshotNewer as error:
+            self._fail(f"snapshot {number}", error.message)
+            return
+        except SnapshotError as error:
+            self._object_damaged(snapshot.header_key(self._server, number), [number], error.message)
+            return
+        except ValueError:
+            key = snapshot.header_key(self._server, number)
+            self._object_damaged(key, [number], "is damaged: a root's name is no base64")
+            return
+        if header is None:  # it was pruned since it was listed
+            return
+        if names not in self.roots:
+            self.roots.append(names)
+        self._inventory.add_snapshot(number, self.roots.index(names), header.segments)
+        self.result.snapshots += 1
+
+    def _read_segments(self) -> None:
+        self._context.reporter.begin("verify: segments", self._inventory.part_counts()[0], 0)
+        manifest = snapshot.Manifest(self._store, self._server)
+
+        def read(batch: list[Part]) -> list[_Found | str]:
+            return [self._found_in(manifest, part) for part in batch]
+
+        for part, found in self._context.engine.run(self._inventory.segments(), read, cost=_segment_cost):
+            self._context.reporter.advance(1, 0)
+            self.result.segments += 1
+            key = snapshot.segment_key(self._server, part.ref.digest)
+            if isinstance(found, str):
+                self._inventory.add_damage(Damage(key, 0, TO_THE_END, found, ""))
+                for hurt in self._inventory.parts_of(part.ref.digest):
+                    self._inventory.add_hurt(key, b"", hurt.id, None)
+                continue
+            self._inventory.name_blobs(found.blobs)
+            self._inventory.add_pieces(found.pieces)
+            for entry in found.wholes:
+                self._inventory.add_whole(blobs_of(self._server, entry)[0], entry)
+            for digest, entry in found.lists.items():
+                self._inventory.name_list(digest, entry)
+            for entry, fault in found.faults:
+                self._inventory.add_damage(Damage(key, 0, TO_THE_END, f"has an entry that cannot be: {fault}", ""))
+                self._inventory.add_hurt(key, self._path_of(part.roots, entry), part.id, None)
+
+    def _found_in(self, manifest: snapshot.Manifest, part: Part) -> _Found | str:
+        """Return what a segment's entries name, or why it cannot be read."""
+        found = _Found([], [], [], {}, [])
+        try:
+            entries = manifest.read(part.ref)
+        except SnapshotError as error:
+            return error.message
+        for entry in entries:
+            if fault := self._fault_of(part, entry):
+                found.faults.append((entry, fault))
+            elif _names_content(entry):
+                self._note_content(found, entry)
+        return found
+
+    def _fault_of(self, part: Part, entry: Entry) -> str:
+        try:
+            return fault_of(entry) if 0 <= entry.root < len(self.roots[part.roots]) else "its root is not there"
+        except ValueError:
+            return "its path is no base64"
+
+    def _note_content(self, found: _Found, entry: Entry) -> None:
+        own = blob_name(self._server, entry.guid)
+        lengths = ends(of_entry(self._server, entry))
+        found.blobs.extend(Named(key, length, key == own) for key, length in lengths.items())
+        if entry.blocks_at:
+            found.lists[entry.blocks_at] = entry
+        elif entry.kind == "file" and entry.content_size:
+            self._note_pieces(found, entry, blocklist.usable(self._server, entry, entry.blocks or ()))
+
+    def _note_pieces(self, found: _Found, entry: Entry, blocks: tuple[Block, ...]) -> None:
+        """Note what is to be read of a content: its blocks, or all of it where it lies in one piece, or as one."""
+        extents = of_entry(self._server, entry)
+        if not any(self._chosen(extent.blob) for extent in extents):
+            return
+        places = sources(self._server, entry, blocks)
+        if places and all(block.digest in places for block in blocks):
+            pieces = [Piece(extent, digest) for digest, extent in places.items()]
+        elif len(extents) == 1:
+            pieces = [Piece(extents[0], entry.digest, source.range_list(entry) if entry.ranges is not None else b"")]
+        else:
+            found.wholes.extend([entry] if self._chosen(extents[0].blob) else [])
+            return
+        found.pieces.extend(piece for piece in pieces if self._chosen(piece.extent.blob))
+
+    def _read_lists(self) -> None:
+        def read(batch: list[tuple[str, Entry]]) -> list[tuple[Block, ...] | str]:
+            return [self._list(digest) for digest, _ in batch]
+
+        for (digest, entry), blocks in self._context.engine.run(
+            self._inventory.lists(), read, cost=lambda _: blocklist.MOST_PLAIN_BYTES
+        ):
+            found = _Found([], [], [], {}, [])
+            if isinstance(blocks, str):
+                what = f"{blocks}; the files that it helps to compare are whole without it"
+                self._inventory.add_damage(Damage(blocklist.key_of(self._server, digest), 0, TO_THE_END, what, ""))
+                blocks = ()
+            self._note_pieces(found, entry, blocklist.usable(self._server, entry, blocks))
+            self._inventory.add_pieces(found.pieces)
+            for whole in found.wholes:
+                self._inventory.add_whole(blobs_of(self._server, whole)[0], whole)
+
+    def _list(self, digest: str) -> tuple[Block, ...] | str:
+        try:
+            return blocklist.read(self._store, self._server, digest)
+        except ContentError as error:
+            return error.message
+
+    # What is there
+
+    def compare(self) -> None:
+        """Compare what is named with what the store lists."""
+        self._context.reporter.begin("verify: blobs", self.result.blobs, self.result.blob_bytes)
+
+        def look(batch: list[Named]) -> list[Damage | None]:
+            return [self._looked_at(named) for named in batch]
+
+        for _, damage in self._context.engine.run(self._suspects(), look):
+            if damage is not None:
+                self._inventory.add_damage(damage)
+
+    def _suspects(self) -> Iterator[Named]:
+        """Yield what is named and not listed, or not as long as it must be. Both streams are in order."""
+        prefix = f"{self._server}_"
+        listing = self._store.list(prefix)
+        listed = next(listing, None)
+        for number, named in enumerate(self._inventory.named(prefix)):
+            if not number % PROGRESS_EVERY:
+                self._context.check_stop()
+            self._context.reporter.advance(1, named.length)
+            while listed is not None and listed.key < named.key:
+                listed = next(listing, None)
+            if listed is None or listed.key != named.key:
+                yield named
+                continue
+            if listed.is_archived:
+                self._inventory.set_archived(named.key)
+                self.result.archived += 1
+            if _fault_of_length(named, listed.size_bytes):
+                yield named
+        yield from self._inventory.named_elsewhere(prefix)
+
+    def _looked_at(self, named: Named) -> Damage | None:
+        try:
+            info = self._store.stat(named.key)
+        except BlobNotFound:
+            return Damage(named.key, 0, TO_THE_END, "is missing", "")
+        except ContentError as error:
+            return Damage(named.key, 0, TO_THE_END, error.message, "")
+        what = _fault_of_length(named, info.size_bytes)
+        start = 0 if info.size_bytes > named.length else info.size_bytes
+        return Damage(named.key, start, TO_THE_END, what, info.version) if what else None
+
+    # What is in it
+
+    def read(self) -> None:
+        """Read what was chosen, and compare it with its digests."""
+        items, size = self._inventory.to_read()
+        self._context.reporter.begin("verify: read", items, size)
+        begun_s = time.monotonic()
+        for near, damages in self._context.engine.run(
+            _neighbourhoods(self._inventory.pieces()), self._read_pieces, cost=_cost
+        ):
+            self._took(len(near), sum(piece.extent.stored_length for piece in near), damages)
+        wholes = (entry for entry in self._inventory.wholes() if self._is_sound(entry))
+        for entry, damages in self._context.engine.run(wholes, self._read_wholes, cost=lambda _: 2 * BLOCK_SIZE_BYTES):
+            self._took(1, entry.content_size, damages)
+        self.result.read_seconds = round(time.monotonic() - begun_s, 3)
+
+    def _took(self, items: int, size: int, damages: Iterable[Damage]) -> None:
+        self._context.reporter.advance(items, size)
+        self.result.read_bytes += size
+        for damage in damages:
+            self._inventory.add_damage(damage)
+
+    def _is_sound(self, entry: Entry) -> bool:
+        return all(self._inventory.state_of(blob) == SOUND for blob in blobs_of(self._server, entry))
+
+    def _read_pieces(self, batch: list[list[Piece]]) -> list[list[Damage]]:
+        return [self._read_near(near) for near in batch]
+
+    def _read_near(self, near: list[Piece]) -> list[Damage]:
+        """Read pieces that lie near each other, or one large one; return what is damaged at the second reading too."""
+        if len(near) == 1 and not _is_small(near[0]):
+            wrong = [] if self._is_right(near[0], "") else near
+        else:
+            found = read_together(self._store, [piece.extent for piece in near])
+            wrong = [
+                piece
+                for piece, data in zip(near, found, strict=True)
+                if isinstance(data, ContentError) or _digest(piece, [data]) != piece.digest
+            ]
+        return [damage for piece in wrong if (damage := self._read_again(piece)) is not None]
+
+    def _is_right(self, piece: Piece, version: str) -> bool:
+        try:
+            return _digest(piece, content.read_extent(self._store, piece.extent, version=version)) == piece.digest
+        except ContentError:
+            return False
+
+    def _read_again(self, piece: Piece) -> Damage | None:
+        """Read a piece once more, of one version of its blob. None: it is right, or cannot be read as yet."""
+        extent = piece.extent
+        start, end = extent.stored_offset, extent.stored_offset + extent.stored_length
+        try:
+            version = self._store.stat(extent.blob).version
+        except BlobNotFound:
+            return Damage(extent.blob, 0, TO_THE_END, "is missing", "")
+        if self._is_right(piece, version) or is_archived(self._store, extent.blob):
+            return None
+        return Damage(extent.blob, start, end, _WRONG, version)
+
+    def _read_wholes(self, batch: list[Entry]) -> list[list[Damage]]:
+        return [self._read_whole(entry) for entry in batch]
+
+    def _read_whole(self, entry: Entry) -> list[Damage]:
+        """Read a content that lies in several places: if it is wrong, any of them may be."""
+        for _ in range(2):
+            hasher = source.content_hasher(entry)
+            try:
+                for piece in content.pieces(self._store, self._server, entry):
+                    hasher.update(piece)
+            except ContentError:
+                continue
+            if hasher.hexdigest() == entry.digest:
+                return []
+        blobs = blobs_of(self._server, entry)
+        if any(is_archived(self._store, blob) for blob in blobs):
+            return []
+        what = f"{_WRONG}, or one of these does: {', '.join(blobs)}"
+        versions = {blob: self._version(blob) for blob in blobs}
+        return [
+            Damage(e.blob, e.stored_offset, e.stored_offset + e.stored_length, what, versions[e.blob])
+            for e in of_entry(self._server, entry)
+        ]
+
+    def _version(self, blob: str) -> str:
+        try:
+            return self._store.stat(blob).version
+        except BlobNotFound:
+            return ""
+
+    # Whom it hurts
+
+    def attribute(self) -> None:
+        """Find what the damage hurts; nothing is read where there is none."""
+        inventory = self._inventory
+        if next(inventory.damaged(), None) is not None:
+            there = set(snapshot.numbers(self._store, self._server))
+            for number in self._numbers:
+                if number not in there:
+                    inventory.forget_snapshot(number)
+            self._context.reporter.begin("verify: whom the damage hurts", inventory.part_counts()[1], 0)
+            manifest = snapshot.Manifest(self._store, self._server)
+
+            def read(batch: list[Part]) -> list[list[Entry]]:
+                return [_readable(manifest, part) for part in batch]
+
+            for part, entries in self._context.engine.run(inventory.parts(), read, cost=_segment_cost):
+                self._context.reporter.advance(1, 0)
+                for entry in entries:
+                    self._attribute(part, entry)
+        inventory.settle()
+        self.result.damaged, self.result.hurt = inventory.counts()
+
+    def _attribute(self, part: Part, entry: Entry) -> None:
+        if not _names_content(entry) or self._fault_of(part, entry):
+            return
+        hurt = self._inventory.is_hurt(of_entry(self._server, entry))
+        if entry.blocks_at and self._inventory.damages(key := blocklist.key_of(self._server, entry.blocks_at)):
+            hurt.append(key)
+        for blob in hurt:
+            self._inventory.add_hurt(blob, self._path_of(part.roots, entry), part.id, entry)
+
+    def _path_of(self, roots: int, entry: Entry) -> bytes:
+        try:
+            return full_path(self.roots[roots][entry.root], entry.raw_path)
+        except (ValueError, IndexError):
+            return display(entry.path.encode(errors="replace")).encode()
+
+    def _object_damaged(self, key: str, numbers: list[int], what: str) -> None:
+        self._inventory.add_damage(Damage(key, 0, TO_THE_END, what, ""))
+        self._inventory.add_hurt(key, b"", self._inventory.add_object(key, numbers), None)
+
+    def _fail(self, item: str, reason: str) -> None:
+        self.result.failed.append((item, reason))
+        self._context.reporter.warn(f"failed: {item}: {reason}")
+
+
+def _names_content(entry: Entry) -> bool:
+    """Whether an entry is a file with content, or has the placeholder of a skipped directory."""
+    return entry.digest != "" and (entry.kind == "file" or (entry.kind == "dir" and entry.guid != ""))
+
+
+def is_archived(store: Store, key: str) -> bool:
+    """Whether a blob is in the archive tier."""
+    listed = next(store.archived(key), None)
+    return listed is not None and listed.key == key
+
+
+def _fault_of_length(named: Named, size_bytes: int) -> str:
+    """Return what is wrong with a blob of this length, "" for nothing."""
+    if size_bytes < named.length:
+        return f"is cut short: it has {size_bytes:,} bytes of {named.length:,}"
+    if named.exact and size_bytes > named.length:
+        return f"is not what was saved: it has {size_bytes:,} bytes in place of {named.length:,}"
+    return ""
+
+
+def _segment_cost(part: Part) -> int:
+    ref: SegmentRef = part.ref
+    return 4 * ref.plain_bytes
+
+
+def _readable(manifest: snapshot.Manifest, part: Part) -> list[Entry]:
+    """Return a segment's entries; none of one that is damaged, which has been told."""
+    try:
+        return manifest.read(part.ref)
+    except SnapshotError:
+        return []
+
+
+def _is_small(piece: Piece) -> bool:
+    return max(piece.extent.stored_length, piece.extent.plain_length) <= MOST_BYTES
+
+
+def _neighbourhoods(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    """Yield the pieces, in order, together what is to be read together."""
+    waiting: list[Piece] = []
+    neighbourhood = Neighbourhood()
+    for piece in pieces:
+        if not _is_small(piece):
+            yield [piece]
+            continue
+        if not neighbourhood.takes(piece.extent) and waiting:
+            yield waiting
+            waiting = []
+        waiting.append(piece)
+    if waiting:
+        yield waiting
+
+
+def _cost(near: list[Piece]) -> int:
+    size = sum(piece.extent.stored_length + piece.extent.plain_length for piece in near)
+    return min(size, 3 * BLOCK_SIZE_BYTES)
+
+
+def _digest(piece: Piece, data: Iterable[bytes]) -> str:
+    hasher = blake3(piece.shape)
+    for part in data:
+        hasher.update(part)
+    return hasher.hexdigest()
