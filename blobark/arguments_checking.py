@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
-from blobark.checking import VerifyOptions, list_damage
+from blobark.checking import RepairOptions, VerifyOptions, list_damage, list_repairs
 from blobark.command import Command, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
@@ -30,6 +31,18 @@ def _verify(context: Context, options: argparse.Namespace) -> Listing:
     return list_damage(context, VerifyOptions(options.server, options.snapshot, part, all_rows))
 
 
+def _repair_options(parser: argparse.ArgumentParser) -> None:
+    text = "what `verify --read --json` has printed: the blobs that it names are read again, too"
+    parser.add_argument("found", nargs="?", type=Path, metavar="FILE", help=text)
+    parser.add_argument("--yes", action="store_true", help="mend (default: only find out what could be mended)")
+    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+
+
+def _repair(context: Context, options: argparse.Namespace) -> Listing:
+    all_rows = options.json or options.verbose
+    return list_repairs(context, RepairOptions(options.server, options.found, options.yes, all_rows))
+
+
 COMMANDS = {
     "verify": Command(
         "blobark verify",
@@ -37,6 +50,14 @@ COMMANDS = {
         "\n--read\n--read --sample 10%\n--snapshot 12 --server web1 --json",
         _verify_options,
         _verify,
+        False,
+    ),
+    "repair": Command(
+        "blobark repair",
+        "mend what is damaged in the store, from the living source",
+        "\n--yes\ndamage.json --yes",
+        _repair_options,
+        _repair,
         False,
     ),
 }

@@ -18,11 +18,14 @@ import msgspec
 from blake3 import blake3
 
 from blobark.browse import numbers_text
+from blobark.catalog import Catalog
 from blobark.context import Context
-from blobark.errors import EXIT_DAMAGED, EXIT_DONE, EXIT_ITEMS_FAILED
+from blobark.errors import EXIT_DAMAGED, EXIT_DONE, EXIT_ITEMS_FAILED, ConfigError
+from blobark.filelock import state_lock
 from blobark.inventory import Inventory
 from blobark.listings import Listing, Row, server_of
 from blobark.model import display
+from blobark.repair import Repair, RepairResult
 from blobark.verify import Verification, VerifyResult
 
 SHOWN = 20
@@ -55,6 +58,32 @@ class DamageRow(msgspec.Struct, frozen=True):
         return f"DAMAGED {self.blob} {self.what}: {self.path or 'the snapshots themselves'} (in {self.snapshots})"
 
 
+class _Item(msgspec.Struct, frozen=True):
+    blob: str
+
+
+class _Printed(msgspec.Struct, frozen=True):
+    items: list[_Item]
+
+
+class MendedRow(msgspec.Struct, frozen=True):
+    """A damaged blob, and what it was made of again, or why it was not."""
+
+    blob: str
+    what: str
+    mended: bool
+    source: str
+    reason: str
+    bytes: int
+    verb: str
+
+    def line(self) -> str:
+        """Return the line for a person."""
+        if self.mended:
+            return f"{self.verb} {self.blob} ({self.what}), of {self.source}"
+        return f"STAYS DAMAGED {self.blob} ({self.what}): {self.reason}"
+
+
 class MoreRow(msgspec.Struct, frozen=True):
     """Stands for rows that are not shown."""
 
@@ -63,6 +92,17 @@ class MoreRow(msgspec.Struct, frozen=True):
     def line(self) -> str:
         """Return the line for a person."""
         return f"... and {self.more:,} more: -v or --json names them all"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """What the command line adds to the configuration of a repair."""
+
+    server: str = ""
+    found: Path | None = None
+    """What `verify --json` has printed: of the blobs that it names the content is compared, too."""
+    do: bool = False
+    all_rows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +122,25 @@ class Verified(Listing):
         if self.result.damaged:
             return EXIT_DAMAGED
         return EXIT_ITEMS_FAILED if self.result.failed else EXIT_DONE
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired(Listing):
+    """What a repair lists."""
+
+    result: RepairResult = field(default_factory=RepairResult)
+
+    @property
+    def closing(self) -> RepairResult:
+        """As `Listing.closing`."""
+        return self.result
+
+    @property
+    def exit_code(self) -> int:
+        """7 while anything is damaged, 3 where something could not be checked."""
+        if self.result.damaged > (self.result.mended if self.result.done else 0):
+            return EXIT_DAMAGED
+        return EXIT_ITEMS_FAILED if self.result.verified.failed else EXIT_DONE
 
 
 def list_damage(context: Context, options: VerifyOptions) -> Verified:
@@ -109,6 +168,52 @@ def list_damage(context: Context, options: VerifyOptions) -> Verified:
         _remember(context, server, part)
 
     return Verified("", rows(), result.failed, result=result)
+
+
+def list_repairs(context: Context, options: RepairOptions) -> Repaired:
+    """Verify, and mend what is damaged; without `do` only find out what could be mended.
+
+    Raises:
+        ConfigError: `found` is not what a verification has printed.
+        LockHeld: another run holds the lock.
+        SnapshotError: the server has no snapshot.
+    """
+    found = _found_in(options.found) if options.found is not None else frozenset()
+    store = context.open_store(False)
+    server = server_of(context, store, options.server)
+    read = f"what {options.found} names" if found else ""
+    result = RepairResult(server, verified=VerifyResult(server=server, read=read))
+
+    def rows() -> Iterator[Row]:
+        state_dir = context.config.state_dir
+        with state_lock(state_dir), Catalog.open(state_dir, keep=options.do) as catalog, Inventory.open() as inventory:
+            verification = Verification(context, store, server, inventory, found.__contains__)
+            verification.result = result.verified
+            verification.gather(0)
+            verification.compare()
+            if found:
+                verification.read()
+            verification.attribute()
+            repair = Repair(context, catalog, store, verification, inventory)
+            repair.result = result
+            verb = "mended" if options.do else "can be mended"
+            mended = (
+                MendedRow(each.key, each.what, not each.reason, each.source, each.reason, each.size_bytes, verb)
+                for each in repair.run(do=options.do)
+            )
+            yield from limited(mended, None if options.all_rows else SHOWN)
+
+    return Repaired("", rows(), result.verified.failed, result=result)
+
+
+def _found_in(file: Path) -> frozenset[str]:
+    try:
+        found = msgspec.json.decode(file.read_bytes(), type=_Printed)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
+    except msgspec.MsgspecError:
+        raise ConfigError(f"{file} is not what `blobark verify --json` prints") from None
+    return frozenset(item.blob for item in found.items)
 
 
 def damage_rows(inventory: Inventory) -> Iterator[DamageRow]:

@@ -235,6 +235,11 @@ class Inventory:
         count, size = self._db.execute("SELECT count(*), total(length) FROM blob").fetchone()
         return int(count), int(size)
 
+    def length_of(self, key: str) -> int:
+        """Return how long a blob must be."""
+        row = self._db.execute("SELECT length FROM blob WHERE key = ?", (key,)).fetchone()
+        return int(row[0]) if row else 0
+
     def state_of(self, key: str) -> int:
         """Return what is known of a blob."""
         row = self._db.execute("SELECT state FROM blob WHERE key = ?", (key,)).fetchone()
@@ -273,6 +278,11 @@ class Inventory:
             if extent.blob not in found and self._db.execute(query, span).fetchone():
                 found.append(extent.blob)
         return found
+
+    def forget_damage(self, key: str) -> None:
+        """Forget the damage of a blob, which has been mended."""
+        self._db.execute("DELETE FROM damage WHERE key = ?", (key,))
+        self._db.execute("DELETE FROM hurt WHERE key = ?", (key,))
 
     def add_hurt(self, key: str, path: bytes, part: int, entry: Entry | None) -> None:
         """Note whom damage hurts: an item, or (with no path) what has the part as such."""

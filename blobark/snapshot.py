@@ -71,7 +71,7 @@ def load_server(store: Store, name: str) -> Server | None:
         data = _read(store, server_key(name), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
-    server = _decode(data, Server, f"blobark/{name}/server.json")
+    server = decode(data, Server, f"blobark/{name}/server.json")
     if server.name != name or not SERVER_NAME.fullmatch(name):
         raise SnapshotError(f"blobark/{name}/server.json is not what its name says: it is damaged")
     return server
@@ -80,7 +80,7 @@ def load_server(store: Store, name: str) -> Server | None:
 def claim_server(store: Store, server: Server) -> None:
     """Write who owns the name; raises `Fatal` when somebody else does already."""
     try:
-        store.put(server_key(server.name), _encode(server), {}, create_only=True)
+        store.put(server_key(server.name), encode(server), {}, create_only=True)
     except BlobExists:
         owner = load_server(store, server.name)
         if owner is None or owner.host.machine_id != server.host.machine_id:
@@ -114,7 +114,7 @@ def find(store: Store, server: str, number: int) -> Header | None:
         data = _read(store, header_key(server, number), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
-    header = _decode(data, Header, f"snapshot {number} of {server}")
+    header = decode(data, Header, f"snapshot {number} of {server}")
     if header.number != number or header.server != server:
         raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
     _check_header(header)
@@ -158,7 +158,7 @@ def publish(store: Store, header: Header, *, check: bool) -> None:
         Fatal: the number is taken: another run of the same server published meanwhile.
     """
     key = header_key(header.server, header.number)
-    data = _encode(header)
+    data = encode(header)
     store.sync()
     try:
         store.put(key, data, {}, create_only=True)
@@ -249,11 +249,12 @@ def segment_key(server: str, digest: str) -> str:
     return f"{PREFIX}{server}/segments/{digest}"
 
 
-def _encode(value: Header | Server) -> bytes:
+def encode(value: Header | Server) -> bytes:
+    """Return a header, or a server's description, as it is stored."""
     return msgspec.json.format(msgspec.json.encode(value), indent=1)
 
 
-def _decode(data: bytes, kind: type[_Document], what: str) -> _Document:
+def decode(data: bytes, kind: type[_Document], what: str) -> _Document:
     """Decode a header or a server's description; the version is looked at first, in whatever else has changed."""
     try:
         version = msgspec.json.decode(data, type=_Version)

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from blobark.repair import RepairResult
 from blobark.summary_measuring import duration, size
 from blobark.verify import VerifyResult
 
 Rows = list[tuple[str, str]]
-CHECKING = (VerifyResult,)
+CHECKING = (VerifyResult, RepairResult)
 
 
-def rows_of(result: VerifyResult) -> Rows:
+def rows_of(result: VerifyResult | RepairResult) -> Rows:
     """Return what is said of a result, as names and values."""
+    return _verified(result) if isinstance(result, VerifyResult) else _repaired(result)
+
+
+def _repaired(result: RepairResult) -> Rows:
+    rows = [*_verified(result.verified)[:3], ("damaged", f"{result.damaged:,} blobs")]
+    rows.append(("mended" if result.done else "can be mended", f"{result.mended:,} ({size(result.mended_bytes)})"))
+    if result.left:
+        rows.append(("STAY DAMAGED", f"{result.left:,} (their reasons stand above)"))
+    if result.renewed:
+        rows.append(("for the next save", f"{result.renewed:,} living files will be stored under new GUIDs"))
+    if not result.done and result.damaged:
+        rows.append(("nothing was changed", "--yes mends"))
+    return rows
+
+
+def _verified(result: VerifyResult) -> Rows:
     rows = [
         ("server", result.server),
         ("snapshots", f"{result.snapshots:,} in {result.segments:,} segments"),

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from blake3 import blake3
-
-from blobark import blocklist, content, snapshot, source
+from blobark import blocklist, snapshot, source
+from blobark.compare_stored import Comparer, cost_of, neighbourhoods
 from blobark.context import Context, full_path
 from blobark.errors import BlobNotFound, ContentError, SnapshotError, SnapshotNewer
 from blobark.extents import blobs_of, ends, of_entry, sources
@@ -29,7 +28,6 @@ from blobark.guids import blob_name
 from blobark.inventory import SOUND, TO_THE_END, Damage, Inventory, Named, Part, Piece
 from blobark.manifest import fault_of
 from blobark.model import Block, Entry, SegmentRef, display
-from blobark.ranges import MOST_BYTES, Neighbourhood, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
 PROGRESS_EVERY = 1000
@@ -125,7 +123,8 @@ class Verification:
             self._fail(f"snapshot {number}", error.message)
             return
         except SnapshotError as error:
-            self._object_damaged(snapshot.header_key(self._server, number), [number], error.message)
+            what = f"{error.message}; what it names was not checked"
+            self._object_damaged(snapshot.header_key(self._server, number), [number], what)
             return
         except ValueError:
             key = snapshot.header_key(self._server, number)
@@ -150,7 +149,8 @@ class Verification:
             self.result.segments += 1
             key = snapshot.segment_key(self._server, part.ref.digest)
             if isinstance(found, str):
-                self._inventory.add_damage(Damage(key, 0, TO_THE_END, found, ""))
+                what = f"{found}; what it names was not checked"
+                self._inventory.add_damage(Damage(key, 0, TO_THE_END, what, ""))
                 for hurt in self._inventory.parts_of(part.ref.digest):
                     self._inventory.add_hurt(key, b"", hurt.id, None)
                 continue
@@ -283,12 +283,14 @@ class Verification:
         items, size = self._inventory.to_read()
         self._context.reporter.begin("verify: read", items, size)
         begun_s = time.monotonic()
-        for near, damages in self._context.engine.run(
-            _neighbourhoods(self._inventory.pieces()), self._read_pieces, cost=_cost
-        ):
+        comparer = Comparer(self._store, self._server)
+        near_each_other = neighbourhoods(self._inventory.pieces())
+        for near, damages in self._context.engine.run(near_each_other, comparer.read_pieces, cost=cost_of):
             self._took(len(near), sum(piece.extent.stored_length for piece in near), damages)
         wholes = (entry for entry in self._inventory.wholes() if self._is_sound(entry))
-        for entry, damages in self._context.engine.run(wholes, self._read_wholes, cost=lambda _: 2 * BLOCK_SIZE_BYTES):
+        for entry, damages in self._context.engine.run(
+            wholes, comparer.read_wholes, cost=lambda _: 2 * BLOCK_SIZE_BYTES
+        ):
             self._took(1, entry.content_size, damages)
         self.result.read_seconds = round(time.monotonic() - begun_s, 3)
 
@@ -300,70 +302,6 @@ class Verification:
 
     def _is_sound(self, entry: Entry) -> bool:
         return all(self._inventory.state_of(blob) == SOUND for blob in blobs_of(self._server, entry))
-
-    def _read_pieces(self, batch: list[list[Piece]]) -> list[list[Damage]]:
-        return [self._read_near(near) for near in batch]
-
-    def _read_near(self, near: list[Piece]) -> list[Damage]:
-        """Read pieces that lie near each other, or one large one; return what is damaged at the second reading too."""
-        if len(near) == 1 and not _is_small(near[0]):
-            wrong = [] if self._is_right(near[0], "") else near
-        else:
-            found = read_together(self._store, [piece.extent for piece in near])
-            wrong = [
-                piece
-                for piece, data in zip(near, found, strict=True)
-                if isinstance(data, ContentError) or _digest(piece, [data]) != piece.digest
-            ]
-        return [damage for piece in wrong if (damage := self._read_again(piece)) is not None]
-
-    def _is_right(self, piece: Piece, version: str) -> bool:
-        try:
-            return _digest(piece, content.read_extent(self._store, piece.extent, version=version)) == piece.digest
-        except ContentError:
-            return False
-
-    def _read_again(self, piece: Piece) -> Damage | None:
-        """Read a piece once more, of one version of its blob. None: it is right, or cannot be read as yet."""
-        extent = piece.extent
-        start, end = extent.stored_offset, extent.stored_offset + extent.stored_length
-        try:
-            version = self._store.stat(extent.blob).version
-        except BlobNotFound:
-            return Damage(extent.blob, 0, TO_THE_END, "is missing", "")
-        if self._is_right(piece, version) or is_archived(self._store, extent.blob):
-            return None
-        return Damage(extent.blob, start, end, _WRONG, version)
-
-    def _read_wholes(self, batch: list[Entry]) -> list[list[Damage]]:
-        return [self._read_whole(entry) for entry in batch]
-
-    def _read_whole(self, entry: Entry) -> list[Damage]:
-        """Read a content that lies in several places: if it is wrong, any of them may be."""
-        for _ in range(2):
-            hasher = source.content_hasher(entry)
-            try:
-                for piece in content.pieces(self._store, self._server, entry):
-                    hasher.update(piece)
-            except ContentError:
-                continue
-            if hasher.hexdigest() == entry.digest:
-                return []
-        blobs = blobs_of(self._server, entry)
-        if any(is_archived(self._store, blob) for blob in blobs):
-            return []
-        what = f"{_WRONG}, or one of these does: {', '.join(blobs)}"
-        versions = {blob: self._version(blob) for blob in blobs}
-        return [
-            Damage(e.blob, e.stored_offset, e.stored_offset + e.stored_length, what, versions[e.blob])
-            for e in of_entry(self._server, entry)
-        ]
-
-    def _version(self, blob: str) -> str:
-        try:
-            return self._store.stat(blob).version
-        except BlobNotFound:
-            return ""
 
     # Whom it hurts
 
@@ -417,12 +355,6 @@ def _names_content(entry: Entry) -> bool:
     return entry.digest != "" and (entry.kind == "file" or (entry.kind == "dir" and entry.guid != ""))
 
 
-def is_archived(store: Store, key: str) -> bool:
-    """Whether a blob is in the archive tier."""
-    listed = next(store.archived(key), None)
-    return listed is not None and listed.key == key
-
-
 def _fault_of_length(named: Named, size_bytes: int) -> str:
     """Return what is wrong with a blob of this length, "" for nothing."""
     if size_bytes < named.length:
@@ -443,35 +375,3 @@ def _readable(manifest: snapshot.Manifest, part: Part) -> list[Entry]:
         return manifest.read(part.ref)
     except SnapshotError:
         return []
-
-
-def _is_small(piece: Piece) -> bool:
-    return max(piece.extent.stored_length, piece.extent.plain_length) <= MOST_BYTES
-
-
-def _neighbourhoods(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
-    """Yield the pieces, in order, together what is to be read together."""
-    waiting: list[Piece] = []
-    neighbourhood = Neighbourhood()
-    for piece in pieces:
-        if not _is_small(piece):
-            yield [piece]
-            continue
-        if not neighbourhood.takes(piece.extent) and waiting:
-            yield waiting
-            waiting = []
-        waiting.append(piece)
-    if waiting:
-        yield waiting
-
-
-def _cost(near: list[Piece]) -> int:
-    size = sum(piece.extent.stored_length + piece.extent.plain_length for piece in near)
-    return min(size, 3 * BLOCK_SIZE_BYTES)
-
-
-def _digest(piece: Piece, data: Iterable[bytes]) -> str:
-    hasher = blake3(piece.shape)
-    for part in data:
-        hasher.update(part)
-    return hasher.hexdigest()
