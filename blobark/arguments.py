@@ -179,7 +179,7 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = "what this machine is to do (may be repeated; default: all three)"
+    text = "what this machine is to do (may be repeated; default: all of these)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 

@@ -208,9 +208,11 @@ class Inventory:
     def to_read(self) -> tuple[int, int]:
         """Return how many pieces and wholes are to be read, and about how many stored bytes."""
         self._flush_pieces()
-        count, size = self._db.execute(
-            "SELECT count(*), total(stored) FROM piece JOIN blob ON key = blob WHERE state = ?", (SOUND,)
-        ).fetchone()
+        query = (
+            "SELECT total(pieces), total(stored) FROM (SELECT count(*) AS pieces, stored FROM piece JOIN blob "
+            "ON key = blob WHERE state = ? GROUP BY blob, start, stored)"
+        )
+        count, size = self._db.execute(query, (SOUND,)).fetchone()
         return int(count) + int(self._db.execute("SELECT count(*) FROM whole").fetchone()[0]), int(size)
 
     def pieces(self) -> Iterator[Piece]:

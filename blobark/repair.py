@@ -89,11 +89,11 @@ class Repair:
         self._context.reporter.begin("repair", result.damaged, 0)
         living = Living(self._context, self._store, self._server)
         try:
-            own, blobs = f"{snapshot.PREFIX}{self._server}/", self._inventory.damaged()
-            for key in self._inventory.damaged():
-                if key.startswith(own):
-                    yield self._took(self._mend_object(key, do=do))
-            jobs = (self._wounded(key) for key in blobs if not key.startswith(own))
+            own, owner = f"{snapshot.PREFIX}{self._server}/", snapshot.server_key(self._server)
+            objects = [key for key in self._inventory.damaged() if key.startswith(own)]
+            for key in sorted(objects, key=lambda key: (key == owner, key)):  # it is made of a header
+                yield self._took(self._mend_object(key, do=do))
+            jobs = (self._wounded(key) for key in self._inventory.damaged() if not key.startswith(own))
 
             def work(batch: list[Wounded]) -> list[Mended]:
                 return [self._mend(living, blob, do=do) for blob in batch]
@@ -181,6 +181,10 @@ class Repair:
             version = self._seen(key, data)
             if do:
                 self._put_object(key, version, data)
+                if part is not None or "/snapshots/" in key:
+                    again = "what it names has not been checked: run repair again"
+                    self.result.verified.failed.append((key, again))
+                    self._context.reporter.warn(f"failed: {key}: {again}")
         except (ItemError, BlobNotFound, BlobChanged, StoreLocked) as error:
             return Mended(key, what, "", error.message)
         return Mended(key, what, origin, "", len(data))

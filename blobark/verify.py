@@ -79,6 +79,8 @@ class Verification:
         self._inventory = inventory
         self._chosen = chosen
         self._numbers: list[int] = []
+        self._groups: dict[tuple[int, int, bytes, int, int], list[str]] = {}
+        """The blobs that hurt the first file of a hard-link group, by its roots, root, path, inode and mtime."""
         self.roots: list[tuple[bytes, ...]] = []
         """The names of the roots that snapshots have, by the numbers that the inventory has of them."""
         self.result = VerifyResult(server=server)
@@ -286,7 +288,8 @@ class Verification:
         comparer = Comparer(self._store, self._server)
         near_each_other = neighbourhoods(self._inventory.pieces())
         for near, damages in self._context.engine.run(near_each_other, comparer.read_pieces, cost=cost_of):
-            self._took(len(near), sum(piece.extent.stored_length for piece in near), damages)
+            runs = {(piece.extent.stored_offset, piece.extent.stored_length) for piece in near}
+            self._took(len(near), sum(length for _, length in runs), damages)
         wholes = (entry for entry in self._inventory.wholes() if self._is_sound(entry))
         for entry, damages in self._context.engine.run(
             wholes, comparer.read_wholes, cost=lambda _: 2 * BLOCK_SIZE_BYTES
@@ -323,6 +326,11 @@ class Verification:
                 self._context.reporter.advance(1, 0)
                 for entry in entries:
                     self._attribute(part, entry)
+            if self._groups:
+                linked = (part for part in inventory.parts() if part.ref.links)
+                for part, entries in self._context.engine.run(linked, read, cost=_segment_cost):
+                    for entry in entries:
+                        self._attribute_link(part, entry)
         inventory.settle()
         self.result.damaged, self.result.hurt = inventory.counts()
 
@@ -334,6 +342,14 @@ class Verification:
             hurt.append(key)
         for blob in hurt:
             self._inventory.add_hurt(blob, self._path_of(part.roots, entry), part.id, entry)
+        if hurt and entry.links > 1:
+            self._groups[part.roots, entry.root, entry.raw_path, entry.inode, entry.mtime_ns] = hurt
+
+    def _attribute_link(self, part: Part, entry: Entry) -> None:
+        if entry.hardlink_to_any and not self._fault_of(part, entry):
+            group = part.roots, entry.root, entry.raw_hardlink_to, entry.inode, entry.mtime_ns
+            for blob in self._groups.get(group, ()):
+                self._inventory.add_hurt(blob, self._path_of(part.roots, entry), part.id, None)
 
     def _path_of(self, roots: int, entry: Entry) -> bytes:
         try:
