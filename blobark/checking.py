@@ -163,7 +163,6 @@ def list_damage(context: Context, options: VerifyOptions) -> Verified:
             if part.share:
                 verification.read()
             verification.attribute()
-            context.reporter.begin("verify: damage", result.hurt, 0)
             yield from limited(damage_rows(inventory), None if options.all_rows else SHOWN)
         _remember(context, server, part)
 

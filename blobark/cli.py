@@ -167,6 +167,7 @@ def _show_listing(
             if listing.heading and not options.quiet:
                 write(f"{listing.heading}\n")
             for row in listing.rows:
+                shown.end()  # where the rows take long to come there is a bar
                 write(f"{printable(row.line())}\n")
             if listing.closing is not None and not options.quiet:
                 shown.end()

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import ContainerClient, StandardBlobTier
 
 from tests import fault_proxy as faults
 from tests.damage import Machine, flipped, hurt, machine_at
@@ -197,7 +197,8 @@ def test_segments_headers_and_who_the_server_is(machine: Machine) -> None:
     told = {row["blob"]: (row["path"], row["snapshots"]) for row in run.result["items"]}
     assert told == {first: ("", "1"), "blobark/web1/server.json": ("", "1-2")}
     assert run.result["snapshots"] == 1
-    shared = machine.keys("blobark/web1/segments/")[0]
+    refs = json.loads(machine.blob("blobark/web1/snapshots/0000000002"))["segments"]
+    shared = f"blobark/web1/segments/{refs[0]['digest']}"
     machine.damage(shared, flipped(machine.blob(shared), 20))
     assert shared in hurt(machine.run("verify", expect=7), machine)
     machine.damage(shared, None)
@@ -322,6 +323,20 @@ def test_a_snapshot_of_a_newer_version_cannot_be_checked(tmp_path: Path, source:
     assert run.result["failed"] == [
         ["snapshot 1", "snapshot 1 of web1 needs a newer Blobark: it is of format 1 with encryption"]
     ]
+
+
+def test_archived_blobs_are_listed_and_not_read(
+    tmp_path: Path, source: Path, azure_container: tuple[str, str], container: ContainerClient
+) -> None:
+    machine = Machine.on_azure(tmp_path / "work", source, *azure_container)
+    machine.backup()
+    names = ["some/01", "some/02", "large"]
+    for name in names:
+        container.get_blob_client(machine.guids()[name]).set_standard_blob_tier(StandardBlobTier.ARCHIVE)
+    run = machine.run("verify", "--read")
+    archived = sum((source / name).stat().st_size for name in names)
+    assert (run.result["archived"], run.result["damaged"]) == (3, 0)
+    assert run.result["read_bytes"] == run.result["blob_bytes"] - archived
 
 
 def test_what_only_a_pruned_snapshot_named_is_no_damage(
