@@ -12,6 +12,7 @@ which no snapshot needs.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from blobark import blocklist, blocks, content, source
 from blobark.codec import DEFAULT_LEVEL, encode, encode_where_it_pays
 from blobark.context import Context, full_path
 from blobark.errors import RootRefused, SourceError
-from blobark.extents import of_entry, split
+from blobark.extents import Finder, of_entry, split
 from blobark.guids import blob_name
 from blobark.inventory import TO_THE_END, Damage
 from blobark.model import Entry, Extent, display
@@ -141,11 +142,14 @@ class Living:
                 position += extent.stored_length
 
     def _parts(self, key: str, entry: Entry) -> Iterator[tuple[Extent, int]]:
-        """Yield what of a content lies in a blob, frame by frame, with the offset of each in the content."""
+        """Yield what of a content lies in a blob, block by block, with the offset of each in the content."""
         extents: Sequence[Extent] = of_entry(self._server, entry)
         known = blocklist.load(self._store, self._server, entry)
         if known:
-            extents = split(extents, known)
+            finder, starts = Finder(split(extents, known)), itertools.accumulate((b.size for b in known), initial=0)
+            extents = [
+                part for start, block in zip(starts, known, strict=False) for part in finder.parts(start, block.size)
+            ]
         elif entry.is_encoded and len(extents) > 1:
             raise SourceError("its list of blocks is lost")
         offset = 0

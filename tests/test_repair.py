@@ -181,32 +181,53 @@ def test_a_pack_of_which_a_file_is_gone_stays_and_is_left_behind(
     check_restored(machine)
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"dedupe": True}, {"delta": "extents"}, {"delta": "extents", "compression": "zstd"}]
-)
-def test_what_cannot_be_mended_is_not_inherited(
+@pytest.mark.parametrize("settings", [{}, {"delta": "extents"}, {"delta": "extents", "compression": "zstd"}])
+def test_blocks_in_what_cannot_be_mended_are_not_taken_over(
     where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest, settings: dict[str, Any]
 ) -> None:
-    """A damaged blob that a living file still needs a part of: the next save stores the file under a new GUID."""
+    """A blob that a living file still needs a part of: the next save stores the file anew."""
     machine = machine_at(where, tmp_path / "work", source, request, **settings)
     machine.backup()
     first = next(key for key in machine.keys("web1_") if len(machine.blob(key)) == 12 * MIB)
     data = (source / "large").read_bytes()
     write(source / "large", data[: 9 * MIB] + b"changed" + data[9 * MIB :])
     machine.backup()
-    machine.damage(first, None)
-    extents = settings.get("delta") == "extents"
+    machine.damage(first, flipped(flipped(machine.blob(first), MIB), 9 * MIB))
     result = mend(machine, expect=7)
-    assert (result["left"], result["renewed"]) == (1, 1 if extents else 0)
-    machine.run("save")
-    newest = machine.run("snapshots").result["items"][-1]["number"]
-    assert machine.run("verify", "--read", "--snapshot", str(newest)).result["damaged"] == 0
-    check_restored(machine)
-    # And a file that comes back with the lost content is sent, not taken for stored.
-    write(source / "again", data)
+    assert (result["left"], result["renewed"]) == (1, 1 if settings else 0)
     machine.backup()
     newest = machine.run("snapshots").result["items"][-1]["number"]
     assert machine.run("verify", "--read", "--snapshot", str(newest)).result["damaged"] == 0
+    check_restored(machine)
+
+
+def test_a_damaged_block_comes_back_from_a_later_version(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest
+) -> None:
+    machine = machine_at(where, tmp_path / "work", source, request, delta="extents")
+    machine.backup()
+    first = machine.guids()["large"]
+    whole = (source / "large").read_bytes()
+    write(source / "large", whole[: 9 * MIB] + b"changed" + whole[9 * MIB :])
+    machine.backup()
+    machine.damage(first, flipped(whole, MIB))
+    assert mend(machine)["mended"] == 1
+    assert machine.blob(first) == whole
+
+
+def test_equal_content_that_is_lost_is_sent_again(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest
+) -> None:
+    machine = machine_at(where, tmp_path / "work", source, request, dedupe=True)
+    machine.backup()
+    machine.backup()  # knows the contents of the first snapshot, whose segments are the second's
+    data = (source / "some" / "03").read_bytes()
+    machine.damage(machine.guids()["some/03"], None)
+    (source / "some" / "03").unlink()
+    assert mend(machine, expect=7)["left"] == 1
+    write(source / "back", data)
+    machine.backup()
+    assert machine.run("verify", "--read", "--snapshot", "3").result["damaged"] == 0
     check_restored(machine)
 
 
