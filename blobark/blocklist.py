@@ -57,7 +57,7 @@ def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
 def read(store: Store, server: str, digest: str) -> tuple[Block, ...]:
     """Return the list that an object holds. Raises `ContentError` when it is missing or damaged."""
     try:
-        plain = decode_all(store.read(key_of(server, digest)), MOST_PLAIN_BYTES)
+        plain = decode_all(bytes(store.read(key_of(server, digest))), MOST_PLAIN_BYTES)
         if blake3(plain).hexdigest() == digest:
             return _DECODER.decode(plain)
     except BlobNotFound:

@@ -13,7 +13,7 @@ from blobark import content, source
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import blobs_of, of_entry
 from blobark.inventory import TO_THE_END, Damage, Piece
-from blobark.model import Entry
+from blobark.model import Data, Entry
 from blobark.ranges import MOST_BYTES, Neighbourhood, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
@@ -121,7 +121,7 @@ def _is_small(piece: Piece) -> bool:
     return max(piece.extent.stored_length, piece.extent.plain_length) <= MOST_BYTES
 
 
-def _digest(piece: Piece, data: Iterable[bytes]) -> str:
+def _digest(piece: Piece, data: Iterable[Data]) -> str:
     hasher = blake3(piece.shape)
     for part in data:
         hasher.update(part)

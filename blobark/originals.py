@@ -76,7 +76,7 @@ class Originals:
     def _pieces(self, entry: Entry) -> Iterator[bytes]:
         for piece in content.pieces(self._store, self._server, entry):
             for start in range(0, len(piece), blocks.READ_BYTES):
-                yield piece[start : start + blocks.READ_BYTES]
+                yield bytes(piece[start : start + blocks.READ_BYTES])
 
     def _description(self) -> bytes:
         for number in reversed(snapshot.numbers(self._store, self._server)):

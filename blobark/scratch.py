@@ -24,7 +24,9 @@ def opened(schema: str) -> Iterator[sqlite3.Connection]:
         connection.execute("PRAGMA temp_store = FILE")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -16384")
         connection.executescript(schema)
+        connection.execute("BEGIN")  # one that never ends: there is nothing to come back to
         yield connection
     except sqlite3.Error as error:
         raise Fatal(f"a temporary file cannot be used ({error})", "make room in TMPDIR, or set it elsewhere") from None
