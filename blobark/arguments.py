@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from blobark import __version__
+from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.backup import BackupOptions, run_backup
@@ -33,7 +34,7 @@ MONITORED = ("index", "save", "backup", "restore", "drill")
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock
-  6 an objective is missed   7 a signature is wrong   130 interrupted"""
+  6 an objective is missed   7 what is stored is damaged, or a signature wrong   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -189,7 +190,7 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = "what this machine is to do (may be repeated; default: all three)"
+    text = "what this machine is to do (may be repeated; default: all of these)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
@@ -292,4 +293,5 @@ COMMANDS = {
     ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,
+    **CHECKING_COMMANDS,
 }
