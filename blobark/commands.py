@@ -34,6 +34,7 @@ from blobark.restore import Restorer, RestoreResult, jobs_of
 from blobark.sampling import Sample, SampledManifest
 from blobark.save import Saver, SaveResult
 from blobark.send import Job, Sender, SendTask
+from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
@@ -104,38 +105,51 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
         raise ConfigError(f"there is no map {map_path}", "run build_index.py first")
     state_dir = context.config.state_dir
     with (
-        state_lock(state_dir),
+        state_lock(state_dir) as known_as,
         hired(context, options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         lost = _make_draft_current(context, catalog)
         _check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
-        return save_draft(context, catalog, options, lost=lost)
+        if options.dry_run:
+            return estimate_draft(context, catalog)
+        store = store_to_write(context, options)
+        with store_lock(context, store, catalog.get("server"), "save", known_as=known_as) as lock:
+            return save_draft(context, catalog, store, lock, lost=lost)
+
+
+def store_to_write(context: Context, options: SaveOptions) -> Store:
+    """Open the store of a save; a folder is made, and a container if it is told so."""
+    return context.open_store(options.create_container if context.config.store == "azure" else True)
+
+
+def estimate_draft(context: Context, catalog: Catalog) -> SaveResult:
+    """Say what saving the draft of an open catalog would do."""
+    roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+    saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
+    saver.estimate()
+    return saver.result
 
 
 def save_draft(
     context: Context,
     catalog: Catalog,
-    options: SaveOptions,
+    store: Store,
+    lock: StoreLock,
     *,
     lost: Sequence[tuple[str, str]] = (),
     told: Sequence[tuple[str, str]] = (),
 ) -> SaveResult:
-    """Store what the draft of an open catalog names, and publish the snapshot; in a dry run, estimate that.
+    """Store what the draft of an open catalog names, and publish the snapshot, under the store's lock.
 
     `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
     """
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
-    if options.dry_run:
-        saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
-        saver.estimate()
-        return saver.result
-    store = context.open_store(options.create_container if context.config.store == "azure" else True)
     saver = Saver(context, catalog, store, catalog.get("server"), roots)
     log, watched = context.config.save_metrics_log_file, context.sources()[0].path
     with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
         saver.store()
-        header = publish(context, catalog, store, saver, lost=len(lost))
+        header = publish(context, catalog, store, saver, lock, lost=len(lost))
         saver.result.failed.extend(lost)
         _name_stale(context, catalog, saver, header, {path for path, _ in told})
         if catalog.get("map_outdated"):

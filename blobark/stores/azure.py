@@ -24,10 +24,11 @@ import obstore.exceptions
 from obstore.store import AzureStore as Client
 
 from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ConfigError, ContentError, StoreDenied, StoreUnusable
+from blobark.holder import Holder
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_errors import translate
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_key, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_key, check_meta
 
 if TYPE_CHECKING:
     from obstore import Attributes, GetOptions, PutMode
@@ -59,6 +60,7 @@ class AzureStore:
 
     keeps_meta = True
     lists_md5 = True
+    lock_s = 60.0
 
     def __init__(
         self,
@@ -217,6 +219,14 @@ class AzureStore:
             else:
                 return
             raise
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """As `Store.hold`: a lease on a blob; see `stores.azure_lease`."""
+        from blobark.stores.azure_lease import AzureLease
+
+        lease = AzureLease(self, self._rest(), self._call, key, holder)
+        lease.acquire()
+        return lease
 
     def sync(self) -> None:
         """As `Store.sync`: what the service has confirmed it keeps."""

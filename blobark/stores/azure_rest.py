@@ -122,6 +122,21 @@ class Rest:
             headers["x-ms-access-tier"] = tier
         self._send("PUT", key, {"comp": "blocklist"}, headers, body, hoped=201)
 
+    def lease(self, key: str, action: str, lease_id: str, *, lasts_s: float, timeout_s: float) -> None:
+        """Acquire (for `lasts_s`), renew or release a lease of this id on a blob."""
+        headers = {"x-ms-lease-action": action}
+        if action == "acquire":
+            headers |= {"x-ms-lease-duration": f"{lasts_s:.0f}", "x-ms-proposed-lease-id": lease_id}
+        else:
+            headers["x-ms-lease-id"] = lease_id
+        hoped = 201 if action == "acquire" else 200
+        self._send("PUT", key, {"comp": "lease"}, headers, hoped=hoped, timeout_s=timeout_s)
+
+    def put_leased(self, key: str, lease_id: str, data: bytes) -> None:
+        """Store a small blob over one on which there is this lease."""
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-lease-id": lease_id}
+        self._send("PUT", key, {}, headers, data, hoped=201)
+
     def page(self, prefix: str, marker: str, *, meta: bool = False) -> tuple[list[BlobInfo], str]:
         """Return up to `NAMES_IN_A_PAGE` blobs and the marker of the next page, which is empty after the last."""
         page = self._page(prefix, marker, "metadata" if meta else "")
@@ -171,8 +186,12 @@ class Rest:
         data: Data | None = None,
         *,
         hoped: int = 200,
+        timeout_s: float | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """Make a request about the container ("") or a blob in it; return the answer when its status is the hoped."""
+        """Make a request about the container ("") or a blob in it; return the answer when its status is the hoped.
+
+        With `timeout_s` it takes no longer than that.
+        """
         headers = {"x-ms-version": API_VERSION, **headers}
         text = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)
         if self._account.tokens:
@@ -182,7 +201,10 @@ class Rest:
         place = f"/{quote(key)}" if key else ""
         url = f"{self._account.endpoint}/{self._name}{place}?{text}"
         # urllib3 sends whatever is a buffer, and only does not say so.
-        response = self._pool.request(method, url, body=cast("bytes | None", data), headers=headers, redirect=False)
+        options: dict[str, Any] = {"timeout": timeout_s} if timeout_s else {}
+        response = self._pool.request(
+            method, url, body=cast("bytes | None", data), headers=headers, redirect=False, **options
+        )
         if response.status != hoped:
             found = response.headers
             raise Refused(response.status, found.get("x-ms-error-code", ""), found.get("Retry-After", ""))
