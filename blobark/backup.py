@@ -39,6 +39,7 @@ from blobark.context import Context
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
+from blobark.journals import journaled
 from blobark.model import display, printable
 from blobark.save import SaveResult
 from blobark.storelock import StoreLock, store_lock
@@ -103,8 +104,14 @@ def run_backup(context: Context, options: BackupOptions) -> BackupResult:
         with lock, Catalog.open(context.config.state_dir, keep=False) as catalog:
             indexed = make_draft(context, catalog, options.index)
             return BackupResult(indexed, estimate_draft(context, catalog))
-    with _Logged(context) as run, lock as known_as, _Hooked(context, run):
-        run.result = _index_and_save(context, options, known_as)
+    with (
+        _Logged(context) as run,
+        lock as known_as,
+        _Hooked(context, run),
+        journaled(context, "backup", dry_run=False) as (written, ending),
+    ):
+        run.result = _index_and_save(written, options, known_as)
+        ending.snapshot, ending.failed = run.result.save.snapshot, run.result.failed
     return run.result
 
 

@@ -226,6 +226,7 @@ class Retrying:
         longest_s = min(self._cap_wait_s, self._first_wait_s * 2.0 ** min(attempt - 1, 30))
         wait_s = max(random.uniform(0.0, longest_s), error.retry_after_s)
         throttled = isinstance(error, Throttled)
+        self._stages.repeated()
         with self._lock:
             self._retries += 1
             self._throttled += throttled
