@@ -14,12 +14,10 @@ LIBRARIES = (
     "certifi",
     "cryptography",
     "msgspec",
-    "obstore",
     "pathspec",
     "psutil",
     "pyfastcdc",
     "rich",
-    "urllib3",
     "yaml",
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobark.stores.azure_pages import archived_in, blobs_in, uncommitted_in
-from blobark.stores.azure_rest import _proxy_for
 from blobark.stores.azure_sas import container_sas
 
 KEY = base64.b64encode(b"a key of an account").decode()
@@ -115,14 +114,3 @@ def test_blocks_that_were_staged() -> None:
     assert uncommitted_in(b"<BlockList><CommittedBlocks /><UncommittedBlocks /></BlockList>") == []
     with pytest.raises(ValueError, match="without its end"):
         uncommitted_in(text.format(block).encode()[:-5])
-
-
-def test_the_environment_names_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    assert _proxy_for("https://a.blob.core.windows.net") == ""
-    monkeypatch.setenv("https_proxy", "proxy.example:3128")
-    monkeypatch.setenv("no_proxy", "127.0.0.1,.local")
-    assert _proxy_for("https://a.blob.core.windows.net") == "http://proxy.example:3128"
-    assert _proxy_for("https://127.0.0.1:10000/a") == ""
-    assert _proxy_for("http://a.example") == ""

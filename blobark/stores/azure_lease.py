@@ -20,14 +20,15 @@ import msgspec
 
 from blobark.errors import BlobarkError, BlobExists, BlobNotFound, LockHeld, StoreDenied
 from blobark.holder import Holder, read_holder
+from blobark.model import Data
 from blobark.stores.azure_rest import Refused, Rest
 from blobark.stores.base import Store
 
 T = TypeVar("T")
 
 NOBODY = b"{}"
-PATIENCE_SHARE = 4
-"""A request about a lease takes at most such a part of the time that it lasts: another try must fit in."""
+PATIENCE_SHARE = 0.25
+"""The service may be silent for such a part of the time that a lease lasts: another try must fit in."""
 
 
 class Call(Protocol):
@@ -41,6 +42,7 @@ class AzureLease:
     """A `Hold` in a container, once it has been acquired."""
 
     def __init__(self, store: Store, rest: Rest, call: Call, key: str, holder: Holder) -> None:
+        """`rest` is the lease's own, whose requests wait for no others."""
         self._store = store
         self._rest = rest
         self._call = call
@@ -49,6 +51,13 @@ class AzureLease:
 
     def acquire(self) -> None:
         """Take the lease, and tell who has it. Raises `LockHeld`."""
+        try:
+            self._acquire()
+        except BaseException:
+            self._rest.close()
+            raise
+
+    def _acquire(self) -> None:
         try:
             self._lease("acquire")
         except BlobNotFound:
@@ -72,28 +81,23 @@ class AzureLease:
 
     def release(self) -> None:
         """As `Hold.release`."""
-        self._lease("release")
+        try:
+            self._lease("release")
+        finally:
+            self._rest.close()
 
     def _lease(self, action: str) -> None:
-        lasts_s = self._store.lock_s
-        work = partial(
-            self._rest.lease,
-            self._key,
-            action,
-            self._holder.id,
-            lasts_s=lasts_s,
-            timeout_s=lasts_s / PATIENCE_SHARE,
-        )
+        work = partial(self._rest.lease, self._key, action, self._holder.id, lasts_s=self._store.lock_s)
         if not self._call(self._key, partial(_is_granted, work)):
             raise LockHeld(f"{self._who()} holds the lock of {self._holder.server} in {self._store.name}")
 
     def _who(self) -> str:
         """Say who has the lease, as far as the blob tells."""
         try:
-            text = self._store.read(self._key)
+            text: Data = self._store.read(self._key)
         except BlobarkError:
             text = NOBODY
-        return read_holder(text).described or "another run"
+        return read_holder(bytes(text)).described or "another run"
 
 
 def _is_granted(work: Callable[[], None]) -> bool:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
-from blobark.model import Block
+from blobark.model import Block, Data
 from blobark.stores.azure_rest import Copy, Rest
-from blobark.stores.base import Data, check_meta
+from blobark.stores.base import check_meta
 
 ID_LENGTH = 64
 

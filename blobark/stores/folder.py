@@ -35,8 +35,8 @@ from blobark.errors import (
     StoreUnusable,
 )
 from blobark.holder import Holder
-from blobark.model import Block
-from blobark.stores.base import BlobInfo, Data, Greeting, Hold, Priority, Upload, check_meta
+from blobark.model import Block, Data
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_meta
 from blobark.stores.folder_lock import FolderLock
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
@@ -115,7 +115,7 @@ class FolderStore:
             raise ContentError(f"{key} in {self.name} has {there} bytes, and more were asked for")
         return data
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
         path = path_of(key)
         check_meta(meta)

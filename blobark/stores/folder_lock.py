@@ -97,7 +97,7 @@ class FolderLock:
         if not number:
             return None
         try:
-            text = self._store.read(self._key_of(number))
+            text = bytes(self._store.read(self._key_of(number)))
         except (BlobNotFound, ContentError):
             text = b""  # it was released, or taken, at this moment: who makes the next one is decided by that
         return _Found(number, read_holder(text), not text, self._mtime_ns(number))
