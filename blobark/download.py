@@ -90,7 +90,11 @@ class Downloader:
             return [self._place(new, old, wanted) for wanted in batch]
 
         inner = self._engine.within(memory_cost(self._entry))
-        return sum(fetched for _, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size))
+        total = 0
+        for wanted, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size):
+            self._stages.progress(wanted.block.size)
+            total += fetched
+        return total
 
     def _version(self, blob: str) -> str:
         try:

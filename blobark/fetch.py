@@ -94,20 +94,25 @@ class Fetcher:
         stages = self._stages
         begun = [stages.took(None, self._begin, job) for job in batch]
         if batch[0].bundle:
+            stages.begin(batch[0].path, sum(job.entry.size for job in batch), len(batch) - 1)
             bundle, bundle_ns = stages.took(None, self._fetch_bundle, [step for step, _ in begun])
             fetched = [(step, bundle_ns // len(batch)) for step in bundle]
         else:
-            fetched = [stages.took(None, self._fetch, step) for step, _ in begun]
+            fetched = [
+                stages.took(None, self._fetch_alone, job, step) for job, (step, _) in zip(batch, begun, strict=True)
+            ]
         with self._turn:
             ended = [stages.took(None, self._end, job, step) for job, (step, _) in zip(batch, fetched, strict=True)]
         for job, (_, begun_ns), (_, fetched_ns), (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
             if outcome.status is Status.DONE and job.entry.kind == "file":
                 stages.item(job.entry.size, begun_ns + fetched_ns + ended_ns)
+        stages.rest()
         return [outcome for outcome, _ in ended]
 
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
         entry = job.entry
+        self._stages.begin(job.path, entry.size)
         try:
             if entry.error and not entry.has_content:
                 return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
@@ -125,6 +130,11 @@ class Fetcher:
             self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
             for step in begun
         ]
+
+    def _fetch_alone(self, job: RestoreJob, step: _Small | Outcome) -> _Fetched | Outcome:
+        """Fetch a small file that is in no bundle."""
+        self._stages.begin(job.path, job.entry.size)
+        return self._fetch(step)
 
     def _fetch(self, step: _Small | Outcome, found: bytes | ContentError | None = None) -> _Fetched | Outcome:
         """Return a small file's content, verified; `found` is what has been fetched already."""
@@ -279,6 +289,7 @@ class Fetcher:
     def _write_stream(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
+            self._stages.begin(path, entry.size)
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
                 for piece in content.pieces(self._store, self._server, entry):
@@ -287,6 +298,7 @@ class Fetcher:
                     since_ns = self._stages.lap(DECODE, since_ns)
                     placer.write(piece)
                     self._stages.lap(WRITE, since_ns)
+                    self._stages.progress(len(piece))
                 if check.is_right():
                     with self._stages.timed(METADATA):
                         new.keep(entry)

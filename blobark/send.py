@@ -85,6 +85,7 @@ class Sender:
             outcomes, took_ns = stages.took(None, self._pack, batch)
             for job in batch:
                 stages.item(job.entry.size, took_ns // len(batch))
+            stages.rest()
             return outcomes
         with self._turn:
             read = [stages.took(READ, self._read_small, job.entry) for job in batch]
@@ -95,6 +96,7 @@ class Sender:
         ]
         for job, (_, reading_ns), (_, sending_ns) in zip(batch, read, done, strict=True):
             stages.item(job.entry.size, reading_ns + sending_ns)
+        stages.rest()
         return [outcome for outcome, _ in done]
 
     def close(self) -> None:
@@ -117,6 +119,7 @@ class Sender:
             return _equal(job, known)
         if known is Claim.UNDER_WAY:
             return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
+        self._stages.begin(job.entry.raw_path, job.entry.size)
         try:
             return self._put_small(job, read) if read is not None else self._store_one(job)
         except content.DifferentContent:
@@ -145,12 +148,14 @@ class Sender:
         """Store a batch as a pack. What is not what was indexed, or holds not still, is left out of it."""
         outcomes: dict[int, Outcome] = {}
         packed: list[tuple[int, Entry]] = []
+        whole = batch[0].entry.raw_path, sum(job.entry.size for job in batch), len(batch) - 1
         pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level)
         try:
             for start in range(0, len(batch), READ_AT_ONCE):
                 jobs = batch[start : start + READ_AT_ONCE]
                 with self._turn:
                     read = [self._stages.took(READ, self._read_for_pack, job)[0] for job in jobs]
+                self._stages.begin(*whole)
                 known = iter(self._claim([found for found in read if not isinstance(found, Outcome)]))
                 for number, found in enumerate(read, start):
                     if isinstance(found, Outcome):
@@ -192,6 +197,7 @@ class Sender:
         return outcomes
 
     def _read_for_pack(self, job: Job) -> _Read | Outcome:
+        self._stages.begin(job.entry.raw_path, job.entry.size)
         try:
             descriptor = self._open(job.entry)
             try:
@@ -209,6 +215,7 @@ class Sender:
         """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
         if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
             return None
+        self._stages.begin(entry.raw_path, entry.size)
         try:
             descriptor = self._open(entry)
             try:

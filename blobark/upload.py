@@ -198,6 +198,7 @@ class Uploader:
         reading = _Reading()
         hasher = source.content_hasher(entry)
         key = blob_name(self._server, entry.guid)
+        self._stages.begin(entry.raw_path, entry.size)
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
@@ -206,6 +207,7 @@ class Uploader:
                 since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
                 size, digest = len(data), blocks.digest_of(data)
+                self._stages.progress(size)
                 since_ns = self._stages.lap(DECODE, since_ns)
                 there = old.get(digest)
                 if cite and there is not None:
