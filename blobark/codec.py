@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import ContentError
+from metrics.stages import DECODE, Stages
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -57,13 +58,15 @@ def pays(samples: Iterable[bytes | memoryview]) -> bool:
     return stored <= plain - plain // 20 and stored < plain
 
 
-def decoded(stored: Iterable[bytes], skip: int, length: int) -> Iterator[bytes]:
+def decoded(stored: Iterable[bytes], skip: int, length: int, stages: Stages | None = None) -> Iterator[bytes]:
     """Yield `length` bytes from byte `skip` on of what a run of frames holds, which comes in pieces of any length.
+
+    `stages` is where the time is noted that decoding takes, without that of getting the pieces.
 
     Raises `ContentError` when it is damaged, or holds less.
     """
     left = skip + length
-    for plain in decode_stream(b"", stored) if length else ():
+    for plain in decode_stream(b"", stored, stages) if length else ():
         piece = plain[skip:left] if skip < len(plain) else b""
         skip, left = max(skip - len(plain), 0), left - len(plain)
         if piece:
@@ -74,8 +77,8 @@ def decoded(stored: Iterable[bytes], skip: int, length: int) -> Iterator[bytes]:
         raise ContentError(_TOO_SHORT)
 
 
-def decode_stream(first: bytes, stored: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`.
+def decode_stream(first: bytes, stored: Iterable[bytes], stages: Stages | None = None) -> Iterator[bytes]:
+    """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`; `stages` as above.
 
     Raises `ContentError` when it is damaged, or ends within a frame.
     """
@@ -91,10 +94,13 @@ def decode_stream(first: bytes, stored: Iterable[bytes]) -> Iterator[bytes]:
             data = next(pieces, b"")
             if not data:
                 raise ContentError(_TOO_SHORT)
+        since_ns = stages.now() if stages else 0
         try:
             plain = frame.decompress(data, max_length=PIECE_BYTES)
         except zstd.ZstdError:
             raise ContentError(_NO_ZSTD) from None
+        if stages:
+            stages.lap(DECODE, since_ns)
         data = b""
         if plain:
             yield plain

@@ -140,7 +140,7 @@ class Downloader:
 
     def _pieces(self, wanted: _Wanted) -> Iterator[bytes]:
         for part in self._finder.parts(wanted.offset, wanted.block.size):
-            yield from read_extent(self._store, part, version=self._versions[part.blob])
+            yield from read_extent(self._store, part, version=self._versions[part.blob], stages=self._stages)
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

@@ -125,7 +125,7 @@ class Fetcher:
     def _fetch_bundle(self, begun: list[_Small | Outcome]) -> list[_Fetched | Outcome]:
         """Fetch the small files of a bundle together."""
         extents = [step.extent for step in begun if isinstance(step, _Small) and step.extent is not None]
-        found = iter(read_together(self._store, extents))
+        found = iter(read_together(self._store, extents, self._stages))
         return [
             self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
             for step in begun
@@ -247,7 +247,7 @@ class Fetcher:
             raise found
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
-            data = b"".join(content.pieces(self._store, self._server, entry)) if found is None else found
+            data = b"".join(content.pieces(self._store, self._server, entry, self._stages)) if found is None else found
             found = None
             since_ns = self._stages.now()
             check.update(data)
@@ -269,7 +269,8 @@ class Fetcher:
     def _write_blocks(self, path: bytes, entry: Entry, entry_blocks: tuple[Block, ...]) -> None:
         downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks)
         with contextlib.ExitStack() as stack:
-            old = self._old_file(stack, path, entry)
+            with self._stages.timed(COMPARE):
+                old = self._old_file(stack, path, entry)
             new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
             downloader.restore(new, old)
             with self._stages.timed(METADATA):
@@ -292,7 +293,7 @@ class Fetcher:
             self._stages.begin(path, entry.size)
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
-                for piece in content.pieces(self._store, self._server, entry):
+                for piece in content.pieces(self._store, self._server, entry, self._stages):
                     since_ns = self._stages.now()
                     check.update(piece)
                     since_ns = self._stages.lap(DECODE, since_ns)

@@ -28,7 +28,7 @@ from blobark.model import Entry, Outcome, Sent, Status
 from blobark.packs import PackWriter, Taken
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import Uploader, memory_cost
-from metrics.stages import READ
+from metrics.stages import DECODE, READ
 
 PACKED_ENTRY_BYTES = 2048
 READ_AT_ONCE = 32
@@ -130,7 +130,9 @@ class Sender:
     def _put_small(self, job: Job, read: _Read) -> Outcome:
         with self._sending(read[0]) as done:
             root_name = self._root_names[job.entry.root]
-            stored = content.put_small(self._store, self._server, root_name, *read, md5=self._md5, level=self._level)
+            with self._stages.timed(DECODE):
+                ready = content.make_ready(self._server, *read, md5=self._md5, level=self._level)
+            stored = content.put_small(self._store, self._server, root_name, ready)
             done.append(stored.entry)
         return _stored(job, stored)
 
@@ -149,7 +151,7 @@ class Sender:
         outcomes: dict[int, Outcome] = {}
         packed: list[tuple[int, Entry]] = []
         whole = batch[0].entry.raw_path, sum(job.entry.size for job in batch), len(batch) - 1
-        pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level)
+        pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level, self._stages)
         try:
             for start in range(0, len(batch), READ_AT_ONCE):
                 jobs = batch[start : start + READ_AT_ONCE]
@@ -269,8 +271,9 @@ class Sender:
             finally:
                 contents.release_size(size)
         hasher = source.content_hasher(job.entry)
-        for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
-            hasher.update(piece)
+        with self._stages.timed(READ):
+            for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
+                hasher.update(piece)
         entry = replace(job.entry, digest=hasher.hexdigest())
         if not source.same_version(entry, os.fstat(descriptor)):
             return self._put_file(job, descriptor, status)

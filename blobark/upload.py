@@ -27,7 +27,7 @@ from blobark import blocklist, blocks, source
 from blobark.blocks import READ_BYTES
 from blobark.codec import SAMPLE_BYTES, ZSTD, encode_where_it_pays, pays
 from blobark.config_keys import Delta
-from blobark.content import DifferentContent, Stored, blob_meta, check_same, put_small, read_small
+from blobark.content import DifferentContent, Stored, blob_meta, check_same, make_ready, put_small, read_small
 from blobark.engine import Engine
 from blobark.errors import BlobExists, BlobNotFound, BlocksLost, ContentError, SourceError
 from blobark.extents import cited, joined, sources
@@ -134,7 +134,9 @@ class Uploader:
         raise SourceError("changed each time it was read")
 
     def _put_small(self, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
-        return put_small(self._store, self._server, root_name, entry, data, md5=md5, level=self._level)
+        with self._stages.timed(DECODE):
+            ready = make_ready(self._server, entry, data, md5=md5, level=self._level)
+        return put_small(self._store, self._server, root_name, ready)
 
     def _put_large(
         self, root_name: bytes, entry: Entry, descriptor: int, previous: Entry | None, *, last: bool
