@@ -45,6 +45,8 @@ FILE_COST_BYTES = 64 << 10
 LEAST_EARLIER = 3
 """So many drills before it make a trend."""
 MOST_EARLIER = 20
+LEAST_MORE_S = 1.0
+"""What is slower by less is no slowdown: of a small sample's tenths of a second anything may take twice as many."""
 MOST_NAMED = 100
 
 
@@ -154,7 +156,7 @@ def run_drill(context: Context, options: DrillOptions) -> DrillResult:
         kept_in=str(tree) if options.keep else "",
         earlier=earlier[-MOST_EARLIER:],
         slowdown=slowdown,
-        exit_code=_exit_code(failed, slowdown, options.slowdown),
+        exit_code=_exit_code(failed, slowdown, options.slowdown, restored.seconds),
     )
 
 
@@ -221,10 +223,13 @@ def _digest(header: Header) -> str:
     return blake3("".join(f"{ref.digest}\n" for ref in header.segments).encode()).hexdigest()
 
 
-def _exit_code(failed: list[tuple[str, str]], slowdown: float | None, most: float) -> int:
+def _exit_code(failed: list[tuple[str, str]], slowdown: float | None, most: float, seconds: float) -> int:
     if failed:
         return EXIT_ITEMS_FAILED
-    return EXIT_MISSED if slowdown is not None and slowdown > most else EXIT_DONE
+    if slowdown is None or slowdown <= most:
+        return EXIT_DONE
+    more_s = seconds - seconds / (1 + slowdown)
+    return EXIT_MISSED if more_s >= LEAST_MORE_S else EXIT_DONE
 
 
 def _slowdown(earlier: list[Earlier], share: float, speed: float) -> float | None:

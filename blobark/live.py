@@ -190,7 +190,8 @@ def lines_of(state: State, rates: Rates, columns: int, *, is_ascii: bool = False
 
 def _bars(state: State, rates: Rates, room: int, is_ascii: bool) -> Iterator[Text]:
     items_s, bytes_s = rates.per_s()
-    rows = [("files", state.items, state.all_items, f"{state.items:,}", f"{state.all_items:,}", f"{items_s:,.0f}/s")]
+    name = "files" if state.all_bytes else "items"  # others count directories, blobs, or whole restores
+    rows = [(name, state.items, state.all_items, f"{state.items:,}", f"{state.all_items:,}", f"{items_s:,.0f}/s")]
     if state.bytes or state.all_bytes:
         done, total = size(state.bytes), size(state.all_bytes)
         rows.append(("bytes", state.bytes, state.all_bytes, done, total, f"{size(round(bytes_s))}/s"))

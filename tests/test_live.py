@@ -185,8 +185,8 @@ def test_quiet_is_quiet_and_json_alone_on_standard_output(workspace: Workspace) 
     ("options", "named"),
     [
         (("backup",), "save  files"),
-        (("drill", "--full"), "compare  files"),
-        (("sweep", "--workers", "1", "--repeat", "1", "--out", "{folder}/sweep.html"), "sweep  files"),
+        (("drill", "--full"), "compare  items"),
+        (("sweep", "--workers", "1", "--repeat", "1", "--out", "{folder}/sweep.html"), "sweep  items"),
     ],
 )
 def test_every_command_that_takes_time_has_a_view(workspace: Workspace, options: tuple[str, ...], named: str) -> None:
@@ -207,7 +207,7 @@ def test_a_rebuild_has_a_view(tmp_path: Path, azure_container: tuple[str, str]) 
     made.backup()
     with Terminal(made.command("rebuild", "--force")) as terminal:
         assert terminal.end() == 3, terminal.text
-    assert "rebuild  files" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.got.decode())
+    assert "rebuild  items" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.got.decode())
     assert_gone(terminal)
 
 
@@ -275,7 +275,7 @@ def test_what_is_not_known_is_not_shown() -> None:
     rates.note(0, 0, 1.0)
     unknown = state(what="index", all_items=0, bytes=0, all_bytes=0, failed=0, samples=(), longest=None)
     assert [line.plain for line in lines_of(unknown, rates, 79)] == [
-        "index  files 20,000  0/s",
+        "index  items 20,000  0/s",
         "       1:06:40 passed",
     ]
     with_gaps = "\n".join(line.plain for line in lines_of(state(), rates, 79))
