@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
+from blobark import evidence
 from tests.runs import Run, Workspace, wait_until
 from tests.small_disk import SmallDisk
 from tests.trees import write
@@ -209,6 +210,31 @@ def test_earlier_drills_come_from_the_store_when_the_state_is_lost(workspace: Wo
     for file in (workspace.state / "drills").iterdir():
         file.unlink()
     assert len(workspace.run("drill", "--full", "--slowdown", "100000%").result["earlier"]) == 3
+
+
+def test_the_trend_of_months_is_shown(workspace: Workspace) -> None:
+    document = evidence_of(workspace.run("drill", "--full"))
+    del document["signature"]
+    for month, speed in (("2026-08", 8e6), ("2026-09", 4e6), ("2026-09", 6e6), ("2026-09", 6.1e6)):
+        for day in ("02", "17"):
+            started = f"{month}-{day}T03:00:00Z"
+            old = {
+                **document,
+                "started": started,
+                "bytes_per_s": speed,
+                "result": "same" if speed > 4e6 else "different",
+            }
+            name = f"{month}-{day}-030000-{speed:09.0f}.json"
+            (workspace.state / "drills" / name).write_bytes(evidence.encode(evidence.sign(old, workspace.state)))
+    run = workspace.run("drill", "--full", "--slowdown", "100000%")
+    assert run.stderr == ""
+    assert [(m["month"], m["drills"], m["different"], m["bytes_per_s"]) for m in run.result["months"]][:2] == [
+        ("2026-08", 2, 0, 8e6),
+        ("2026-09", 6, 2, 6.05e6),
+    ]
+    shown = workspace.execute("drill", "--full", "--slowdown", "100000%").stdout.decode()
+    assert "2026-09" in shown
+    assert "6.0 MB/s, median of 6, 2 different" in shown or "6.1 MB/s, median of 6, 2 different" in shown
 
 
 def test_evidence_that_was_changed_is_left_out_of_the_trend(workspace: Workspace) -> None:
