@@ -16,6 +16,8 @@ from blobark.live import Rates, State, lines_of, time_left_s
 from blobark.model import Entry, Outcome, Status
 from blobark.progress import FIRST_LINE_S, Display
 from metrics.under_way import InHand
+from tests import fault_proxy as faults
+from tests.fault_proxy import FaultProxy
 from tests.runs import Workspace
 from tests.terminal import Terminal
 
@@ -106,6 +108,25 @@ def test_the_item_that_takes_long_is_named_and_ctrl_c_gives_the_cursor_back(slow
         assert terminal.end() == 130
     assert b"\x1b[2J" not in terminal.got
     assert terminal.text.startswith("blobark: ")
+    assert_gone(terminal)
+
+
+def test_what_another_process_of_the_run_waits_for_is_named(
+    tmp_path: Path, proxy: FaultProxy, azure_container: tuple[str, str]
+) -> None:
+    text, name = azure_container
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / f"{number}").write_bytes(b"content %d" % number)
+    made = Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, max_workers=4)
+    made.backup()
+    proxy.add(faults.hang(method="GET", where=made.guids()["7"]))
+    with Terminal(made.command("restore")) as terminal:
+        terminal.until(lambda: re.search(r"in work for 0:0[1-9]: 7$", terminal.text, re.MULTILINE))
+        assert json.loads(made.metrics.read_bytes())["run"]["members"] == min(2, os.cpu_count() or 1)
+        terminal.type(b"\x03")
+        assert terminal.end() == 130
     assert_gone(terminal)
 
 
