@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import ContentError
+from blobark.model import Data
 from metrics.stages import DECODE, Stages
 
 if sys.version_info >= (3, 14):
@@ -58,7 +59,7 @@ def pays(samples: Iterable[bytes | memoryview]) -> bool:
     return stored <= plain - plain // 20 and stored < plain
 
 
-def decoded(stored: Iterable[bytes], skip: int, length: int, stages: Stages | None = None) -> Iterator[bytes]:
+def decoded(stored: Iterable[Data], skip: int, length: int, stages: Stages | None = None) -> Iterator[bytes]:
     """Yield `length` bytes from byte `skip` on of what a run of frames holds, which comes in pieces of any length.
 
     `stages` is where the time is noted that decoding takes, without that of getting the pieces.
@@ -77,14 +78,14 @@ def decoded(stored: Iterable[bytes], skip: int, length: int, stages: Stages | No
         raise ContentError(_TOO_SHORT)
 
 
-def decode_stream(first: bytes, stored: Iterable[bytes], stages: Stages | None = None) -> Iterator[bytes]:
+def decode_stream(first: Data, stored: Iterable[Data], stages: Stages | None = None) -> Iterator[bytes]:
     """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`; `stages` as above.
 
     Raises `ContentError` when it is damaged, or ends within a frame.
     """
     pieces = iter(stored)
     frame = zstd.ZstdDecompressor()
-    data = first
+    data: Data = first
     while True:
         if frame.eof:
             data, frame = frame.unused_data or next(pieces, b""), zstd.ZstdDecompressor()

@@ -27,7 +27,7 @@ from blobark.codec import ZSTD, decoded, encode, pays
 from blobark.errors import BlobExists, BlobNotFound, ContentError
 from blobark.extents import of_entry
 from blobark.guids import blob_name
-from blobark.model import Entry, Extent, Sent
+from blobark.model import Data, Entry, Extent, Sent
 from blobark.segments import decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
 from metrics.stages import Stages
@@ -118,7 +118,7 @@ def put_small(store: Store, server: str, root_name: bytes, ready: Ready) -> Stor
     return _put(store, blob_name(server, ready.entry.guid), ready, blob_meta(root_name, ready.entry))
 
 
-def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None) -> Iterator[bytes]:
+def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None) -> Iterator[Data]:
     """Yield the content of an entry, in order, in pieces of at most a block; decoding it is noted in `stages`.
 
     Raises `ContentError` where a blob is missing or short; the digest is the caller's to compare.
@@ -127,13 +127,13 @@ def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None
         yield from read_extent(store, extent, stages=stages)
 
 
-def read_extent(store: Store, extent: Extent, *, version: str = "", stages: Stages | None = None) -> Iterator[bytes]:
+def read_extent(store: Store, extent: Extent, *, version: str = "", stages: Stages | None = None) -> Iterator[Data]:
     """Yield what an extent names, as `pieces` does; with `version` the blob must still be that one."""
     stored = _stored(store, extent, version)
     return decoded(stored, extent.skip, extent.plain_length, stages) if extent.codec else stored
 
 
-def _stored(store: Store, extent: Extent, version: str) -> Iterator[bytes]:
+def _stored(store: Store, extent: Extent, version: str) -> Iterator[Data]:
     offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
     while offset < end:
         length = min(BLOCK_SIZE_BYTES, end - offset)
@@ -151,7 +151,8 @@ def missing(blob: str) -> ContentError:
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
     """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
-    entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
+    if entry.blocks is not None or entry.blocks_at or entry.block_bits:
+        entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
     meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
     if sum(map(len, meta.values())) <= MAX_META_BYTES:
         return meta
