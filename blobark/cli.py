@@ -91,6 +91,8 @@ def _main(argv: list[str], command: str | None) -> int:
 def _run(options: argparse.Namespace, shown: Display) -> int:
     command = arguments.COMMANDS[options.command]
     if command.by_itself is not None and (done := command.by_itself(options)) is not None:
+        if isinstance(done, Listing):
+            return _show_listing(options, done, None, shown, 0.0)
         return _show(options, done, None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
@@ -149,7 +151,7 @@ def _show(options: argparse.Namespace, result: Any, config: Config | None, shown
 
 
 def _show_listing(
-    options: argparse.Namespace, listing: Listing, config: Config, shown: Display, started_s: float
+    options: argparse.Namespace, listing: Listing, config: Config | None, shown: Display, started_s: float
 ) -> int:
     """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then."""
     write = sys.stdout.write
@@ -169,7 +171,7 @@ def _show_listing(
             for row in listing.rows:
                 shown.end()  # where the rows take long to come there is a bar
                 write(f"{printable(row.line())}\n")
-            if listing.closing is not None and not options.quiet:
+            if listing.closing is not None and config is not None and not options.quiet:
                 shown.end()
                 summary.show(options.command, listing.closing, config, time.monotonic() - started_s, dry_run=False)
         sys.stdout.flush()

@@ -11,6 +11,7 @@ All of them survive pickling: the arguments of each constructor are the argument
       LockHeld                   another run holds the lock
       Interrupted                a person or the system asked the run to stop
       Fatal                      the run cannot go on
+        LockLost                 another run has taken the lock of the server over
         RootRefused              a root is missing, empty or has shrunk
         SnapshotError            a snapshot cannot be used: damaged, not there
           SnapshotNewer          it needs a newer Blobark
@@ -77,7 +78,7 @@ class ConfigError(BlobarkError):
 
 
 class LockHeld(BlobarkError):
-    """Another run holds the lock of this state folder."""
+    """Another run holds the lock of this state folder, or of this server in the store."""
 
     exit_code = EXIT_LOCKED
 
@@ -90,6 +91,10 @@ class Interrupted(BlobarkError):
 
 class Fatal(BlobarkError):
     """The run cannot go on."""
+
+
+class LockLost(Fatal):
+    """This run had the lock of the server in the store, and has it no longer: it may not publish."""
 
 
 class RootRefused(Fatal):

@@ -47,6 +47,7 @@ def build(
     _check_allowed(context, allow_empty | allow_shrink)
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
+    context.items.begin(server=result.server, host=identity.this_host().name)
     context.reporter.begin("index", 0, 0)
     if not catalog.has_draft():
         adopt_latest(context, catalog, result.server)

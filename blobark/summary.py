@@ -177,6 +177,7 @@ def _doctor(result: DoctorResult) -> Rows:
         rows.append(("clock", f"{result.clock_ahead_s:+} s ahead of the service's"))
     well = "can work" if all(check.ok is not None for check in result.checks) else "can work, as far as was tried"
     rows += [(name, f"lacks: {', '.join(lacks)}" if lacks else well) for name, lacks in result.missing.items()]
+    rows.append(("rescue script", f"SHA-256 {result.rescue_script_sha256}"))
     return rows + [("advice", text) for text in result.advice]
 
 

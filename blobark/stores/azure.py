@@ -25,11 +25,12 @@ from blobark.errors import (
     StoreDenied,
     StoreUnusable,
 )
+from blobark.holder import Holder
 from blobark.model import Data
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_errors import translate
 from blobark.stores.azure_rest import Rest
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_key, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_key, check_meta
 
 if TYPE_CHECKING:
     from blobark.stores.azure_control import Control
@@ -52,6 +53,7 @@ class AzureStore:
 
     keeps_meta = True
     lists_md5 = True
+    lock_s = 60.0
 
     def __init__(
         self,
@@ -193,6 +195,16 @@ class AzureStore:
             else:
                 return
             raise
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """As `Store.hold`: a lease on a blob; see `stores.azure_lease`."""
+        from blobark.stores.azure_lease import PATIENCE_SHARE, AzureLease
+
+        timeout_s = min(self.lock_s * PATIENCE_SHARE, self._connections.read_timeout_s)
+        rest = Rest(self._account, self._container, Connections(1, timeout_s, timeout_s))
+        lease = AzureLease(self, rest, self._call, check_key(key), holder)
+        lease.acquire()
+        return lease
 
     def sync(self) -> None:
         """As `Store.sync`: what the service has confirmed it keeps."""

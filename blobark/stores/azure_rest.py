@@ -143,6 +143,21 @@ class Rest:
         condition = _condition(create_only=not version, version=version)
         self._send("PUT", key, {"comp": "blocklist"}, condition | _described(meta, tier), body, hoped=201)
 
+    def lease(self, key: str, action: str, lease_id: str, *, lasts_s: float) -> None:
+        """Acquire (for `lasts_s`), renew or release a lease of this id on a blob."""
+        headers = {"x-ms-lease-action": action}
+        if action == "acquire":
+            headers |= {"x-ms-lease-duration": f"{lasts_s:.0f}", "x-ms-proposed-lease-id": lease_id}
+        else:
+            headers["x-ms-lease-id"] = lease_id
+        hoped = 201 if action == "acquire" else 200
+        self._send("PUT", key, {"comp": "lease"}, headers, hoped=hoped)
+
+    def put_leased(self, key: str, lease_id: str, data: bytes) -> None:
+        """Store a small blob over one on which there is this lease."""
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-lease-id": lease_id}
+        self._send("PUT", key, headers=headers, data=data, hoped=201)
+
     def page(self, prefix: str, marker: str, *, meta: bool = False) -> tuple[list[BlobInfo], str]:
         """Return up to `NAMES_IN_A_PAGE` blobs and the marker of the next page, which is empty after the last."""
         page = self._page(prefix, marker, "metadata" if meta else "")

@@ -37,8 +37,10 @@ from blobark.errors import (
     StoreMissing,
     StoreUnusable,
 )
+from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_meta
+from blobark.stores.folder_lock import FolderLock
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
 from blobark.stores.paths import path_of
@@ -64,6 +66,7 @@ class FolderStore:
 
     keeps_meta = False
     lists_md5 = False
+    lock_s = 120.0
 
     def __init__(self, path: str, *, create: bool = False, names_at_once: int = 1_000_000) -> None:
         self.name = os.path.abspath(path)
@@ -176,6 +179,12 @@ class FolderStore:
         except OSError as error:
             if error.errno not in _NO_ENTRY:
                 raise self._translate(error, key) from error
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """As `Store.hold`; see `stores.folder_lock`."""
+        lock = FolderLock(self, self._fd, self._files, key, self._translate)
+        lock.take(holder)
+        return lock
 
     def sync(self) -> None:
         """As `Store.sync`: one flush of the whole file system. The first one also removes old leftovers."""
