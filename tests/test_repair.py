@@ -16,7 +16,7 @@ from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
-from tests.damage import Machine, flipped, hurt, machine_at
+from tests.damage import Machine, flipped, hurt, machine_at, write_huge
 from tests.fault_proxy import FaultProxy
 from tests.forked import Forking
 from tests.runs import Workspace
@@ -251,7 +251,7 @@ def test_segments_header_and_description_come_from_the_state(machine: Machine) -
 
 
 def test_a_list_of_blocks_comes_from_the_content(tmp_path: Path) -> None:
-    write(tmp_path / "source" / "huge", os.urandom(300 * MIB))
+    write_huge(tmp_path / "source" / "huge")
     machine = Machine(tmp_path / "work", tmp_path / "source", server="web1")
     machine.backup()
     (key,) = machine.keys("blobark/web1/blocks/")
