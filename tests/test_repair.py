@@ -139,7 +139,7 @@ def test_what_was_found_is_read_and_nothing_else(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("kind", ["missing", "short", "flipped"])
+@pytest.mark.parametrize("kind", ["missing", "short", "short in a header", "flipped"])
 def test_packs(where: str, tmp_path: Path, request: pytest.FixtureRequest, compression: str, kind: str) -> None:
     source = tmp_path / "source"
     dice = Random(2)
@@ -150,7 +150,11 @@ def test_packs(where: str, tmp_path: Path, request: pytest.FixtureRequest, compr
     (pack,) = machine.keys("web1_")
     data, meta = machine.blob(pack), machine.meta(pack)
     place = len(data) // 2
-    machine.damage(pack, {"missing": None, "short": data[:place], "flipped": flipped(data, place)}[kind])
+    header = place - place % 512 + 10
+    while compression == "none" and data[header + 247 : header + 252] != b"ustar":
+        header += 512
+    cut = {"missing": None, "short": data[:place], "short in a header": data[:header], "flipped": flipped(data, place)}
+    machine.damage(pack, cut[kind])
     assert mend(machine)["mended"] == 1
     assert machine.run("verify", "--read").result["damaged"] == 0
     check_restored(machine)
