@@ -22,7 +22,6 @@ from blake3 import blake3
 
 from blobark import __version__, comparison, evidence, identity, snapshot, trial
 from blobark.clock import now_ns, utc
-from blobark.commands import RestoreOptions, run_restore
 from blobark.context import Context
 from blobark.errors import (
     EXIT_DAMAGED,
@@ -36,6 +35,7 @@ from blobark.errors import (
 from blobark.manifest import places_of
 from blobark.model import Entry, Header
 from blobark.restore import RestoreResult
+from blobark.restoring import RestoreOptions, run_restore
 from blobark.sampling import Sample, SampledManifest
 from blobark.stores.base import Store
 from metrics.files import write_whole

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,11 @@ class Target:
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
         return cls(descriptor)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a restore_root; only in a dry run there may be none."""
+        return self._top is not None
 
     @property
     def descriptor(self) -> int:
@@ -207,9 +213,71 @@ class Target:
         """Whether an existing file has the entry's metadata, as far as this user could restore them."""
         return metadata.is_applied(descriptor, entry, as_root=self.is_root)
 
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in an existing directory."""
+        with _NAMED_ERRORS:
+            return [os.fsencode(name) for name in os.listdir(self.directory(path))]
+
+    def remove(self, path: bytes, *, is_dir: bool) -> None:
+        """Remove an empty directory, or one name of anything else; what a symlink points to is left alone."""
+        parent, name = self._split(path)
+        with _NAMED_ERRORS:
+            if is_dir:
+                os.rmdir(name, dir_fd=parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+
+    def mount_of(self, path: bytes) -> int:
+        """Return what is another number in each mounted file system: of an existing directory."""
+        descriptor = self.directory(path)
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+                found = dict(line.split(b":", 1) for line in file if b":" in line)
+            return int(found[b"mnt_id"])
+        except (OSError, KeyError, ValueError):
+            return os.fstat(descriptor).st_dev
+
+    @contextlib.contextmanager
+    def trial_names(self) -> Iterator[TrialNames]:
+        """Make an empty directory in which names can be tried, and remove it with all that is in it."""
+        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part"
+        with _NAMED_ERRORS:
+            os.mkdir(name, 0o700, dir_fd=self.descriptor)
+            descriptor = os.open(name, _TOP | os.O_NOFOLLOW, dir_fd=self.descriptor)
+        try:
+            yield TrialNames(descriptor)
+        finally:
+            for trial in os.listdir(descriptor):
+                os.unlink(trial, dir_fd=descriptor)
+            os.close(descriptor)
+            os.rmdir(name, dir_fd=self.descriptor)
+
     def _split(self, path: bytes) -> tuple[int, bytes]:
         parent, _, name = path.rpartition(b"/")
         return self.directory(parent), name
+
+
+class TrialNames:
+    """A directory to try names in."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def takes(self, name: bytes) -> bool:
+        """Whether a file of this name can be made, and is listed under it; it stays."""
+        try:
+            os.close(os.open(name, _CREATE, 0o600, dir_fd=self._descriptor))
+        except OSError:
+            return False
+        return name in map(os.fsencode, os.listdir(self._descriptor))
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is something under this name."""
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
 
 class NewFile:
