@@ -10,6 +10,7 @@ refused only where it cannot be enough: what is there with the right size counts
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import unicodedata
@@ -90,16 +91,29 @@ class Names:
         return ""
 
 
-def names_of(target: Target, root: Path, *, tried: bool) -> Names:
-    """Find out what a target does with names; its limits alone, unless it may be `tried`."""
-    place = root
-    while not place.exists() and place != place.parent:
-        place = place.parent
-    most_name, most_path = _limit(place, "PC_NAME_MAX", USUAL_NAME_BYTES), _limit(place, "PC_PATH_MAX", 4096)
-    if not tried:
+def names_of(target: Target, root: Path, place: bytes | None) -> Names:
+    """Find out what a target does with names: they are tried at `place` below it; None: its limits alone are asked."""
+    there = root / os.fsdecode(place or b"")
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    most_name, most_path = _limit(there, "PC_NAME_MAX", USUAL_NAME_BYTES), _limit(there, "PC_PATH_MAX", 4096)
+    if place is None:
         return Names(most_name, most_path)
-    with target.trial_names() as trial:
-        return _tried(trial, most_name, most_path)
+    try:
+        with target.trial_names(_nearest(target, place)) as trial:
+            return _tried(trial, most_name, most_path)
+    except TargetError:  # nothing can be made at the top, so each item that goes there will say so
+        return Names(most_name, most_path)
+
+
+def _nearest(target: Target, place: bytes) -> bytes:
+    """Return the directory at `place`, or the nearest above it that is there."""
+    while place:
+        with contextlib.suppress(TargetError):
+            target.directory(place)
+            return place
+        place = place.rpartition(b"/")[0]
+    return b""
 
 
 def _tried(trial: TrialNames, most_name: int, most_path: int) -> Names:
@@ -245,9 +259,9 @@ def check(
     if room is not None and room.lack:
         found.add(os.fsencode(root), room.lack)
     if found.count:
-        more = f"\nand {found.count - MOST_NAMED:,} more" if found.count > MOST_NAMED else ""
-        listed = "\n".join(found.named) + more
-        message = f"{display(os.fsencode(root))} cannot hold all of it:\n{listed}\nnothing was written"
+        more = [f"and {found.count - MOST_NAMED:,} more"] if found.count > MOST_NAMED else []
+        lines = [f"{display(os.fsencode(root))} cannot hold all of it:", *found.named, *more, "nothing was written"]
+        message = "\n".join(lines) if found.count > 1 else f"{lines[1]}; nothing was written"
         raise Fatal(message, "say --exclude PATTERN to leave something out, or --to another place")
 
 

@@ -192,11 +192,20 @@ class Removal:
             if not is_dir:
                 size = there.st_size if stat.S_ISREG(there.st_mode) and there.st_nlink == 1 else 0
                 return self._take_away(landing, size, why, is_dir=False)
-            if self._target.mount_of(landing) != mount:
+            if self._mount_of(landing) != mount:
                 return self._stay(landing, Why.OTHER_MOUNT)
             return _Emptying(path, landing, sorted(self._target.names(landing)))
         except TargetError as error:
             return self._fail(landing, error.message)
+
+    def _mount_of(self, landing: bytes) -> int:
+        try:
+            return self._target.mount_of(landing)
+        except TargetError:
+            if self._dry_run:
+                raise
+            self._target.make_directory(landing, replace=False)  # which opens it to its owner
+            return self._target.mount_of(landing)
 
     def _is_protected(self, root: int, path: bytes, landing: bytes, there: os.stat_result) -> bool:
         is_dir, rules = stat.S_ISDIR(there.st_mode), self._context.rules

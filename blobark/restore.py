@@ -236,10 +236,13 @@ class Restorer:
             if not self._dry_run:
                 # A map may name a file, and another one below it: that must not cost the first.
                 replace = self._overwrite != "never" and not self._final_directories
-                parents = job.path.split(b"/")[:-1] if not entry.path and not entry.path_b64 else []
+                is_root = not entry.path and not entry.path_b64
+                if is_root and self.in_place:
+                    replace = False
+                parents = job.path.split(b"/")[:-1] if is_root else []
                 for depth in range(1, len(parents) + 1):
                     above, mode = b"/".join(parents[:depth]), OPEN if self.in_place else PRIVATE
-                    self._target.make_directory(above, replace=replace and not self.in_place, mode=mode)
+                    self._target.make_directory(above, replace=replace, mode=mode)
                 mode = entry.mode if self._final_directories else PRIVATE
                 is_fresh = self._target.make_directory(job.path, replace=replace, mode=mode)
         except TargetError as error:

@@ -209,8 +209,9 @@ def _check_target(
     context: Context, target: Target, root: Path, wanted: Wanted, options: RestoreOptions
 ) -> fitness.Names:
     """Raise `Fatal` where the target cannot hold what is wanted; return what it does with names."""
-    names = fitness.names_of(target, root, tried=not options.dry_run)
     portion = wanted.portion
+    place = portion.places[0] if portion is not None else b""
+    names = fitness.names_of(target, root, None if options.dry_run else place)
     if portion is None:  # in no order, so that names which are one there cannot be told
         apart = dataclasses.replace(names, folds_case=False, folds_form=False)
         fitness.check(context, root, apart, lambda: ((job.entry, job.path) for job in wanted.jobs()), None)
@@ -261,11 +262,17 @@ def _restore(context: Context, restorer: Restorer, wanted: Wanted, share: float,
         restorer.snapshot(portion)
     else:
         _restore_first(context, restorer, wanted.first, wanted.rest, portion, started_s)
-    if not header.complete and not header.totals.errors:
-        reason = "some items that its map named were not saved, and are not in it"
-        if header.rescued:
-            reason = "it was rescued from the blobs alone, and lacks links, empty directories and special files"
-        _fail(context, result, f"snapshot {header.number}", reason)
+    if lack := lack_of(header):
+        _fail(context, result, f"snapshot {header.number}", lack)
+
+
+def lack_of(header: Header) -> str:
+    """Say what an incomplete snapshot lacks that none of its entries tells of, "" where each does."""
+    if header.complete or header.totals.errors:
+        return ""
+    if header.rescued:
+        return "it was rescued from the blobs alone, and lacks links, empty directories and special files"
+    return "some items that its map named were not saved, and are not in it"
 
 
 def _restore_first(

@@ -23,7 +23,7 @@ from blobark.manifest import fault_of
 from blobark.model import Entry, Outcome, Status, display, printable
 from blobark.ranges import near, read_together
 from blobark.restore import bundled
-from blobark.restoring import RestoreOptions, Wanted, find_wanted
+from blobark.restoring import RestoreOptions, Wanted, find_wanted, lack_of
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import memory_cost
 
@@ -69,6 +69,8 @@ def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]
             totals, unknown = wanted.portion.header.totals, wanted.portion.unknown
             context.reporter.begin("tar", totals.files, totals.file_bytes)
             yield from writer.run(job for job in wanted.jobs() if job.path not in unknown)
+            if lack := lack_of(wanted.portion.header):
+                writer.fail(f"snapshot {wanted.portion.header.number}".encode(), lack)
 
 
 def _file(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[bytes]:

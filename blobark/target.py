@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,6 +28,7 @@ _GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOSED = -1
 """No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
+_TRIAL = f"{TEMPORARY_PREFIX}{0:016}.part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -238,19 +238,22 @@ class Target:
             return os.fstat(descriptor).st_dev
 
     @contextlib.contextmanager
-    def trial_names(self) -> Iterator[TrialNames]:
-        """Make an empty directory in which names can be tried, and remove it with all that is in it."""
-        name = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.part"
+    def trial_names(self, path: bytes) -> Iterator[TrialNames]:
+        """Make an empty directory in an existing one, to try names in, and remove it with all that is in it."""
         with _NAMED_ERRORS:
-            os.mkdir(name, 0o700, dir_fd=self.descriptor)
-            descriptor = os.open(name, _TOP | os.O_NOFOLLOW, dir_fd=self.descriptor)
+            parent = os.dup(self.directory(path))
         try:
-            yield TrialNames(descriptor)
+            with _NAMED_ERRORS:
+                descriptor = _empty_directory(parent, _TRIAL)
+            try:
+                yield TrialNames(descriptor)
+            finally:
+                with _NAMED_ERRORS:
+                    _clear(descriptor)
+                    os.close(descriptor)
+                    os.rmdir(_TRIAL, dir_fd=parent)
         finally:
-            for trial in os.listdir(descriptor):
-                os.unlink(trial, dir_fd=descriptor)
-            os.close(descriptor)
-            os.rmdir(name, dir_fd=self.descriptor)
+            os.close(parent)
 
     def _split(self, path: bytes) -> tuple[int, bytes]:
         parent, _, name = path.rpartition(b"/")
@@ -323,6 +326,24 @@ class NewFile:
         self.kept = True
         if problem is not None:
             raise TargetError(f"restored, but {problem.message}")
+
+
+def _empty_directory(parent: int, name: str) -> int:
+    """Return a descriptor of a new directory, or of one that a run has left which was killed."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=parent)
+    descriptor = os.open(name, _TOP | os.O_NOFOLLOW, dir_fd=parent)
+    _clear(descriptor)
+    return descriptor
+
+
+def _clear(descriptor: int) -> None:
+    for name in os.listdir(descriptor):
+        os.unlink(name, dir_fd=descriptor)
 
 
 def _open_temporary(parent: int, name: str, *, go_on: bool) -> tuple[int, bool]:
