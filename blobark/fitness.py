@@ -14,7 +14,7 @@ import contextlib
 import os
 import stat
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from blobark.fetch import tag_of
 from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry, display
 from blobark.plan import Overwrite
+from blobark.snapshot import Portion
 from blobark.stores.base import BLOCK_SIZE_BYTES
 from blobark.target import Target, TrialNames
 
@@ -234,11 +235,16 @@ class Room:
         return ""
 
 
-def may_be_long(entries: Iterable[Entry], names: Names, root: Path, places: list[bytes]) -> bool:
-    """Whether any of these paths may be too long where it lands: cheap to ask, and hardly ever so."""
-    room = names.most_path_bytes - len(os.fsencode(root)) - max(map(len, places)) - 3
-    most = room // _MOST_CHARACTER_BYTES
-    return any(len(entry.path) > most or len(entry.path_b64) > most for entry in entries)
+def may_be_long(portion: Portion, names: Names, root: Path) -> bool:
+    """Whether any path may be too long where it lands. It never is: so this looks at the length of lines first."""
+    most = names.most_path_bytes - len(os.fsencode(root)) - max(map(len, portion.places)) - 3
+    for ref in portion.header.segments:
+        lines = portion.manifest.lines(ref)
+        if max(map(len, lines.split(b"\n"))) > most:
+            entries = portion.manifest.read(ref)
+            if any(max(len(entry.path) * _MOST_CHARACTER_BYTES, len(entry.path_b64)) > most for entry in entries):
+                return True
+    return False
 
 
 def check(

@@ -220,7 +220,7 @@ def _check_target(
     room = fitness.Room(target, options.overwrite) if target.exists else None
     if room is not None and not options.in_place and room.suffices(totals.file_bytes, totals.entries):
         room = None
-    if not names.is_usual or room is not None or fitness.may_be_long(_entries(portion), names, root, portion.places):
+    if not names.is_usual or room is not None or fitness.may_be_long(portion, names, root):
         fitness.check(context, root, names, lambda: items_of(portion.places, _entries(portion)), room)
     return names
 
