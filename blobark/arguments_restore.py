@@ -28,6 +28,7 @@ _ONLY_OF_SNAPSHOTS = (
     "no_owner",
     "no_special",
 )
+_NOT_AGAIN = ("snapshot", "at", "server", "map_path", "share", "delete", "priority", "cat", "tar")
 _NOT_WITH_SAMPLE = ("paths", "include", "exclude", "strip", "delete", "priority", "cat", "tar", "map_path")
 _NOT_TO_STDOUT = (
     *("restore_root", "in_place", "delete", "priority", "rehydrate", "map_path", "json", "dry_run"),
@@ -38,6 +39,7 @@ _EXCLUDE_EACH_OTHER = (
     ("cat", ("tar", *_NOT_TO_STDOUT, *_NOT_WITH_CAT)),
     ("tar", _NOT_TO_STDOUT),
     ("map_path", _ONLY_OF_SNAPSHOTS),
+    ("retry_failed", _NOT_AGAIN),
     ("share", _NOT_WITH_SAMPLE),
     ("in_place", ("restore_root", "strip")),
     ("delete", ("strip",)),
@@ -80,6 +82,8 @@ def _what(group: argparse._ArgumentGroup) -> None:
     text = "nothing that this gitignore pattern matches (may be repeated)"
     group.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help=text)
     group.add_argument("--no-special", action="store_true", help="no devices, FIFOs and sockets")
+    text = "what failed in the run with this journal, of the same snapshot, to the same place"
+    group.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
     text = "this share of the files, such as 5%%, always the same ones of a snapshot"
     group.add_argument("--sample", type=share, default=1.0, dest="share", metavar="SHARE", help=text)
 
@@ -127,7 +131,7 @@ def _refuse_contradictions(options: argparse.Namespace) -> None:
     for one, others in _EXCLUDE_EACH_OTHER:
         for other in others if is_given(one) else ():
             if is_given(other):
-                raise ConfigError(f"{_named(one)} and {_named(other)} do not go together", "say one of them")
+                raise ConfigError(f"{_named(one)} and {_named(other)} do not go together", "leave out one of them")
     if options.strip_prefix and not options.map_path:
         raise ConfigError("--strip-prefix is for --map", "--strip N takes N components off a snapshot's paths")
     if options.owner_map and os.geteuid() and not options.tar:
@@ -157,6 +161,8 @@ def _run(context: Context, options: argparse.Namespace) -> Any:
         overwrite=options.overwrite,
         rehydrate=options.rehydrate,
         share=options.share,
+        retry_failed=options.retry_failed,
+        to_given=options.restore_root is not None,
         dry_run=options.dry_run,
     )
     if options.cat or options.tar:

@@ -229,6 +229,9 @@ class Removal:
         self.bytes += size
         if len(self.listed) < MOST_LISTED:
             self.listed.append(Removed(shown, why.value))
+        if not self._dry_run:
+            kind = "dir" if is_dir else "file"
+            self._context.items.note(landing, "deleted", kind=kind, reason=why.value, bytes=size)
         tell = self._context.reporter.tell if self._dry_run else self._context.reporter.detail
         tell(f"{'would remove' if self._dry_run else 'removed'}: {shown}: {why.value}")
         return True

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blobark import fitness, identity, mapjobs, measured, snapshot, timings
+from blobark.again import FailedManifest, restore_failures
 from blobark.browse import Tree
 from blobark.clock import utc
 from blobark.commands import catalog_to_read, hired
@@ -19,7 +20,9 @@ from blobark.context import Context
 from blobark.errors import ConfigError, SnapshotError
 from blobark.excerpt import Edits, choose, excerpt, places_in
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
-from blobark.model import Entry, Header, display
+from blobark.itemlog import Failures
+from blobark.journals import journaled
+from blobark.model import Entry, Header, display, text_or_b64
 from blobark.plan import Overwrite
 from blobark.rehydrate import Archive, common_prefix
 from blobark.removal import Removal, items_of
@@ -67,6 +70,10 @@ class RestoreOptions:
     rehydrate: Priority | None = None
     share: float = 1.0
     """Restore a sample of the snapshot that is so large."""
+    retry_failed: Path | None = None
+    """The journal of the run whose failed items are to be restored, and no others."""
+    to_given: bool = False
+    """Whether restore_root is for this time only."""
     dry_run: bool = False
 
 
@@ -103,6 +110,15 @@ def run_restore(
     root = IN_PLACE if options.in_place else context.config.restore_root
     if root is None:
         raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
+    with journaled(context, "restore", dry_run=options.dry_run) as (run, ending):
+        result = _run(run, options, root, check)
+        ending.failed = result.failed
+        return result
+
+
+def _run(
+    context: Context, options: RestoreOptions, root: Path, check: Callable[[Header, Manifest], None] | None
+) -> RestoreResult:
     with contextlib.ExitStack() as stack:
         stack.enter_context(hired(context, options.dry_run))
         store = context.open_store(False)
@@ -130,6 +146,8 @@ def run_restore(
             _restore(context, restorer, wanted, options.share, started_s)
             return result
         facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
+        text, b64 = text_or_b64(os.fsencode(root))
+        context.items.begin(**facts, host=identity.this_host().name, target=text, target_b64=b64)
         log = context.config.metrics_log_file
         with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
             _restore(context, restorer, wanted, options.share, started_s)
@@ -155,6 +173,11 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         prefixes = [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
         jobs, missing = _mapped(options.map_path, options.selection, server, prefixes)
         return Wanted(server, None, None, Chosen(), missing, jobs)
+    failures = None
+    if options.retry_failed:
+        place = b"" if options.to_given else os.fsencode(IN_PLACE if options.in_place else config.restore_root or "")
+        failures = restore_failures(options.retry_failed, place)
+        server, options = failures.run.server, dataclasses.replace(options, snapshot=failures.run.snapshot)
     server = server or identity.server_to_restore(store)
     known = int(catalog.get("snapshot") or "0") if catalog else 0
     header = _header(context, store, server, options, known)
@@ -165,7 +188,21 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
     if options.share < 1:
         manifest = SampledManifest(manifest, Sample(options.share, header.number))
     places = places_in(header, in_place=options.in_place)
-    return _portioned(context, stack, Tree(header, manifest), options, places)
+    wanted = _portioned(context, stack, Tree(header, manifest), options, places)
+    return wanted if failures is None else _again(context, wanted, failures)
+
+
+def _again(context: Context, wanted: Wanted, failures: Failures) -> Wanted:
+    """Return what of a portion failed in a run: that is known by the paths at which it lands."""
+    if wanted.portion is None:
+        return wanted
+    whole = wanted.portion
+    failed = FailedManifest(whole.manifest, whole.header, whole.places, failures.paths)
+    portion = whole._replace(manifest=failed)
+    jobs = partial(jobs_of, portion)
+    if all(job.path not in failures.paths for job in jobs()):
+        context.reporter.warn("warning: nothing that failed in that run is chosen here: say again what it was told")
+    return wanted._replace(portion=portion, jobs=jobs)
 
 
 def _portioned(

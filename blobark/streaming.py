@@ -20,7 +20,7 @@ from blobark.download import Downloader
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, ConfigError, ContentError
 from blobark.fetch import RestoreJob, saved_badly
 from blobark.manifest import fault_of
-from blobark.model import Entry, Outcome, Status, display, printable
+from blobark.model import Data, Entry, Outcome, Status, display, printable
 from blobark.ranges import near, read_together
 from blobark.restore import bundled
 from blobark.restoring import RestoreOptions, Wanted, find_wanted, lack_of
@@ -36,7 +36,7 @@ ZEROS = bytes(1024 * 1024)
 class Stream:
     """Bytes for standard output, as they come."""
 
-    pieces: Iterator[bytes]
+    pieces: Iterator[Data]
     failed: list[tuple[str, str]] = field(default_factory=list)
     """What is not in it, or not right; complete when the pieces have come."""
 
@@ -58,7 +58,7 @@ def stream_file(context: Context, options: RestoreOptions) -> Stream:
     return Stream(_file(context, options, failed), failed)
 
 
-def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[bytes]:
+def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[Data]:
     with contextlib.ExitStack() as stack:
         store = context.open_store(False)
         wanted = find_wanted(context, stack, store, options)
@@ -73,7 +73,7 @@ def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]
                 writer.fail(f"snapshot {wanted.portion.header.number}".encode(), lack)
 
 
-def _file(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[bytes]:
+def _file(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[Data]:
     with contextlib.ExitStack() as stack:
         store = context.open_store(False)
         wanted = find_wanted(context, stack, store, options)
@@ -133,7 +133,7 @@ class _Reader:
         except ContentError as error:
             return error
 
-    def whole(self, entry: Entry) -> Iterator[bytes]:
+    def whole(self, entry: Entry) -> Iterator[Data]:
         """Yield the content of a file, in order. Raises `ContentError`, perhaps when much of it has come."""
         if entry.content_size <= BLOCK_SIZE_BYTES:
             yield verified.small(self._store, self._server, entry, self._context.engine.stages)
@@ -161,7 +161,7 @@ class _Tar:
         """Files in the tar that further hard links may point to."""
         self._written = 0
 
-    def run(self, jobs: Iterable[RestoreJob]) -> Iterator[bytes]:
+    def run(self, jobs: Iterable[RestoreJob]) -> Iterator[Data]:
         """Yield the tar of all jobs."""
         for piece in self._all(jobs):
             self._written += len(piece)
@@ -173,14 +173,14 @@ class _Tar:
         self._failed.append((display(path), printable(why)))
         self._context.reporter.outcome(Outcome(0, Entry(), Status.FAILED, reason=why), path)
 
-    def _all(self, jobs: Iterable[RestoreJob]) -> Iterator[bytes]:
+    def _all(self, jobs: Iterable[RestoreJob]) -> Iterator[Data]:
         for window in _windows(jobs):
             self._context.check_stop()
             small = self._reader.small(job for job in window if _is_small(job.entry) and not _fault(job.entry))
             for job in window:
                 yield from self._item(job, small.get(job.path))
 
-    def _item(self, job: RestoreJob, data: bytes | ContentError | None) -> Iterator[bytes]:
+    def _item(self, job: RestoreJob, data: bytes | ContentError | None) -> Iterator[Data]:
         path, entry = job.path, job.entry
         fault = _fault(entry)
         if fault or isinstance(data, ContentError):
@@ -217,7 +217,7 @@ class _Tar:
             raise ContentError(f"the file it is a hard link of, {display(first)}, is not in the tar")
         return tarball.header(job.entry, job.path, first)
 
-    def _large(self, job: RestoreJob) -> Iterator[bytes]:
+    def _large(self, job: RestoreJob) -> Iterator[Data]:
         """Yield a large file, from its header on once its beginning is there; raises `ContentError` when it is over."""
         left = job.entry.content_size
         begin = tarball.header(job.entry, job.path)
@@ -257,12 +257,13 @@ def _cost(job: RestoreJob) -> int:
     return memory_cost(job.entry)
 
 
-def _expanded(entry: Entry, pieces: Iterator[bytes]) -> Iterator[bytes]:
+def _expanded(entry: Entry, pieces: Iterator[Data]) -> Iterator[Data]:
     """Yield a file with its holes as zeros."""
     if entry.ranges is None:
         yield from pieces
         return
-    at, data = 0, b""
+    at = 0
+    data: Data = b""
     for offset, length in entry.ranges:
         yield from _zeros(offset - at)
         left = length

@@ -6,7 +6,7 @@ import hashlib
 
 from blobark import content, source
 from blobark.errors import ContentError
-from blobark.model import Entry
+from blobark.model import Data, Entry
 from blobark.stores.base import Store
 from metrics.stages import DECODE, Stages
 
@@ -21,7 +21,7 @@ class Check:
         self._wanted = entry.digest or md5
         self._hasher = source.content_hasher(entry) if entry.digest or not md5 else hashlib.md5(usedforsecurity=False)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: Data) -> None:
         """Take the next piece."""
         self._hasher.update(data)
 

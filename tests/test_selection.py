@@ -276,6 +276,27 @@ def test_no_special_leaves_out_what_is_no_file(scene: Scene) -> None:
     assert left(scene.restored) == {"file", "z"}
 
 
+# Once more what failed
+
+
+def test_what_failed_is_restored_again_as_it_was_chosen(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "work", small_tree(tmp_path / "source", "a/b/one", "a/b/two", "z"))
+    workspace.backup()
+    key = workspace.guids()["a/b/two"]
+    blob = workspace.store / key[-2:] / key
+    blob.rename(tmp_path / "aside")
+    told = ["a", "--strip", "2", "--no-owner"]
+    assert workspace.run("restore", *told, expect=3).result["failed"][0][0] == "two"
+    (journal,) = (workspace.state / "journals").glob("*-restore.jsonl")
+    (tmp_path / "aside").rename(blob)
+    (workspace.restored / "one").unlink()
+    again = ["--retry-failed", str(journal)]
+    assert "nothing that failed in that run is chosen" in workspace.run("restore", *again, "--dry-run").stderr
+    assert workspace.run("restore", *told, *again).result["written"] == 1
+    assert left(workspace.restored) == {"two"}
+    assert "--retry-failed and --delete do not" in workspace.run("restore", *again, "--delete", expect=2).stderr
+
+
 # Priority
 
 
