@@ -27,7 +27,7 @@ from blobark.upload import memory_cost
 from blobark.verified import FETCHES
 from metrics.stages import COMPARE, DECODE, WRITE
 
-AHEAD_BYTES = 64 * 1024 * 1024
+AHEAD_BYTES = 32 * 1024 * 1024
 """How much of a stream is fetched at once, at most, so that its blocks come in parallel."""
 
 

@@ -33,6 +33,8 @@ USUAL_NAME_BYTES = 255
 """What every name of the systems that Blobark runs on has room in; a target with as much needs no look at names."""
 _MOST_CHARACTER_BYTES = 4
 _ODD = b"".join(bytes([number]) for number in (*range(1, 32), 127)) + b'"*:<>?\\|'
+_NO_FILE_BYTES = 1 << 60
+"""A size that only a damaged entry has: it fails by itself, and is no reason to restore nothing."""
 _BLOCK_UNIT_BYTES = 512
 """What `st_blocks` counts."""
 
@@ -205,7 +207,7 @@ class Room:
         disk = self._disks[device]
         if there is None:
             disk.needed_inodes += not entry.hardlink_to_any
-        if entry.kind == "file" and not entry.hardlink_to_any:
+        if entry.kind == "file" and not entry.hardlink_to_any and entry.content_size < _NO_FILE_BYTES:
             disk.needed_bytes += self._bytes(entry, landing, there)
 
     def _bytes(self, entry: Entry, landing: bytes, there: os.stat_result | None) -> int:
