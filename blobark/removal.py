@@ -242,6 +242,7 @@ class Removal:
 
     def _fail(self, landing: bytes, why: str) -> bool:
         self.failed.append((display(landing), why))
+        self._context.items.note(landing, "failed", error=why)
         self._context.reporter.warn(f"failed: {display(landing)}: {why}")
         return False
 
