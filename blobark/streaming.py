@@ -123,7 +123,8 @@ class _Reader:
         parts: list[bytes | ContentError | None] = [None] * len(batch)
         if batch[0].bundle:
             extents = [near(job.entry) for job in batch]
-            together = iter(read_together(self._store, [extent for extent in extents if extent is not None]))
+            wanted = [extent for extent in extents if extent is not None]
+            together = iter(read_together(self._store, wanted, self._context.engine.stages))
             parts = [None if extent is None else next(together) for extent in extents]
         return [self._one(job.entry, part) for job, part in zip(batch, parts, strict=True)]
 
@@ -143,7 +144,7 @@ class _Reader:
             yield from Downloader(self._store, self._server, self._context.engine, entry, entry_blocks).stream()
             return
         check = verified.Check(entry)
-        for piece in content.pieces(self._store, self._server, entry):
+        for piece in content.pieces(self._store, self._server, entry, self._context.engine.stages):
             check.update(piece)
             yield piece
         if not check.is_right():

@@ -45,7 +45,7 @@ def small(
         raise found
     for fetch in range(1, FETCHES + 1):
         check = Check(entry, md5)
-        data = b"".join(content.pieces(store, server, entry)) if found is None else found
+        data = b"".join(content.pieces(store, server, entry, stages)) if found is None else found
         found = None
         since_ns = stages.now()
         check.update(data)
