@@ -221,3 +221,34 @@ class Rescued:
     def _has_below(self, table: str, path: bytes) -> bool:
         query = f"SELECT 1 FROM {table} WHERE path > ? AND path < ? LIMIT 1"
         return self._db.execute(query, (path + b"\0", path + b"\1")).fetchone() is not None
+
+
+class Landing:
+    """Entries by the paths they land at, in which a byte 0 stands for each slash; each path once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Landing]:
+        """Open an empty one."""
+        schema = "CREATE TABLE placed(path BLOB PRIMARY KEY, is_dir INTEGER, origin BLOB, line BLOB) WITHOUT ROWID"
+        with opened(schema) as connection:
+            yield cls(connection)
+
+    def place(self, path: bytes, origin: bytes, line: bytes, *, is_dir: bool) -> bytes:
+        """Give a path to an entry that was at `origin`; return the origin of what is in its way, b"" for nothing.
+
+        Two directories may land at one path: the first gives it its metadata.
+        """
+        row = (path, is_dir, origin, line)
+        if self._db.execute("INSERT OR IGNORE INTO placed VALUES (?, ?, ?, ?)", row).rowcount == 1:
+            return b""
+        found = self._db.execute("SELECT is_dir, origin FROM placed WHERE path = ?", (path,)).fetchone()
+        return b"" if is_dir and found[0] else bytes(found[1])
+
+    def placed(self) -> Iterator[bytes]:
+        """Yield the lines of all entries, in the order of a manifest."""
+        for (line,) in self._db.execute("SELECT line FROM placed ORDER BY path"):
+            yield bytes(line)
