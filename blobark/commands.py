@@ -36,6 +36,7 @@ from blobark.save import Saver, SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
+from blobark.trash import Trash
 from blobark.walk import raise_descriptor_limit
 
 SAVE_SUMMARY = ("snapshot", "complete", "files", "file_bytes", "sent", "sent_bytes", "kept", "skipped", "workers")
@@ -131,9 +132,13 @@ def save_draft(
         saver.estimate()
         return saver.result
     store = context.open_store(options.create_container if context.config.store == "azure" else True)
-    saver = Saver(context, catalog, store, catalog.get("server"), roots)
+    server = catalog.get("server")
     log, watched = context.config.save_metrics_log_file, context.sources()[0].path
-    with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
+    with (
+        Trash.open(store, server) as trash,
+        measured.sampler(context, "save", log, watched, server=server) as sampler,
+    ):
+        saver = Saver(context, catalog, store, server, roots, trash)
         saver.store()
         header = publish(context, catalog, store, saver, lost=len(lost))
         saver.result.failed.extend(lost)
@@ -320,8 +325,7 @@ def _wanted(context: Context, store: Store, catalog: Catalog | None, options: Re
         jobs = partial(mapjobs.restore_jobs, options.map_path, server, prefixes)
         return _Wanted(server, None, snapshot.Manifest(store, server), jobs)
     server = server or identity.server_to_restore(store)
-    known = int(catalog.get("snapshot") or "0") if catalog else 0
-    header = _header(context, store, server, options.snapshot, known)
+    header = _header(context, store, server, options.snapshot)
     manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
     if options.share < 1:
         manifest = SampledManifest(manifest, Sample(options.share, header.number))
@@ -355,8 +359,8 @@ def _hold_archived(context: Context, archive: Archive, options: RestoreOptions, 
         raise archive.refusal()
 
 
-def _header(context: Context, store: Store, server: str, number: int, known: int) -> Header:
-    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server, known)
+def _header(context: Context, store: Store, server: str, number: int) -> Header:
+    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server)
     if header is None:
         raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
     if header.totals.errors:

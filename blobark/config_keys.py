@@ -16,6 +16,7 @@ import msgspec
 
 from blobark.codec import DEFAULT_LEVEL, LEVELS
 from blobark.config_file import Given
+from blobark.config_keep import keep_rules, keep_text
 
 Delta = Literal["whole", "extents", "off"]
 ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
@@ -71,6 +72,8 @@ class Key(NamedTuple):
     secret: bool = False
     field: str = ""
     """What it is called in Config, if not like the key."""
+    read_mapping: Callable[[dict[str, Given], Path], Any] | None = None
+    """Reads `{name: value, ...}`, where that can be given."""
 
 
 def _path(text: str, base: Path) -> Path:
@@ -281,7 +284,7 @@ def _secret(text: str, _base: Path) -> Secret:
 
 
 KEYS: Final[dict[str, Key]] = {
-    "source_path": Key(source_root, many=True),
+    "source_path": Key(source_root, many=True, read_mapping=renamed_source_root),
     "guid_mapping_file": Key(_path, "guid_file_mapping.json"),
     "skip_files": Key(_file_glob, many=True),
     "skip_path": Key(_skip_path, many=True),
@@ -317,6 +320,7 @@ KEYS: Final[dict[str, Key]] = {
     "ping_url": Key(_ping_url, "", secret=True),
     "log_file": Key(_path),
     "max_age": Key(_age_s, field="max_age_s"),
+    "keep": Key(keep_text, read_mapping=keep_rules),
     "hook_before": Key(_command, secret=True),
     "hook_after": Key(_command, secret=True),
     "hook_on_failure": Key(_command, secret=True),

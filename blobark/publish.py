@@ -2,7 +2,7 @@
 
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
     store the segments that are new
-    look again: the newest snapshot must still be the one this run has seen
+    look again: the newest snapshot must still be the one this run has seen, and no new trash list have what it needs
     write the header, create-only; then the snapshot's segments are the draft
 
 A crash before the header leaves the snapshot before it the newest; a crash after it loses nothing.
@@ -10,6 +10,7 @@ A crash before the header leaves the snapshot before it the newest; a crash afte
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -24,8 +25,9 @@ from blobark.identity import this_host
 from blobark.index import remember_snapshot
 from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
 from blobark.save import Saver
-from blobark.segments import SegmentWriter
+from blobark.segments import SegmentWriter, respelled
 from blobark.stores.base import Store
+from blobark.trash import names_of
 
 
 def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, lost: int) -> Header:
@@ -44,7 +46,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
         result.segments_sent += 1
-    _look_again(store, saver)
+    _look_again(catalog, store, saver, refs)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
@@ -85,6 +87,8 @@ def _new_segments(catalog: Catalog, saver: Saver, refs: list[SegmentRef]) -> Ite
     finished: list[tuple[SegmentRef, bytes]] = []
 
     def keep(ref: SegmentRef, stored: bytes) -> None:
+        while saver.trash and ref.digest not in saver.known and saver.trash.has_segment(ref.digest):
+            ref, stored = respelled(ref, stored)
         refs.append(ref)
         catalog.put_segment(ref.digest, stored)
         if ref.digest not in saver.known:
@@ -120,9 +124,17 @@ def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...])
         raise Fatal(f"another machine ({known.host.name}) has the name {server}", hint)
 
 
-def _look_again(store: Store, saver: Saver) -> None:
-    """Make sure that what this run carries over is still named by the snapshot it has seen."""
+def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[SegmentRef]) -> None:
+    """Make sure that what this run carries over is still named by the snapshot it has seen, and all else not listed."""
+    trash, server = saver.trash, saver.result.server
+    if trash is not None and trash.refresh(store):
+        for ref in refs:
+            if ref.digest not in saver.known:
+                names = (name for entry in catalog.read(ref) for name in names_of(server, entry))
+                listed = trash.listed_lately(itertools.chain([snapshot.segment_key(server, ref.digest)], names))
+                if listed:
+                    message = f"a prune has listed for deletion what this run needs ({listed})"
+                    raise Fatal(message, "run save again: what the prune has listed is sent once more")
     seen = saver.parent.number if saver.parent else 0
-    newest = snapshot.latest(store, saver.result.server, seen)
-    if (newest.number if newest else 0) != seen:
+    if max(snapshot.numbers(store, server), default=0) != seen:
         raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")

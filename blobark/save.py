@@ -5,6 +5,7 @@
     round 1  store wanted - there, noting each entry in the catalog as it gets done
     round 2  what changed meanwhile, or whose GUID was taken: once more, under new GUIDs that are durable before use
     audit    (audit.py) what is not in the store as it was read: likewise
+    trash    (trash.py) what is on a trash list, and the newest snapshot does not name: likewise
     publish  (publish.py) the segments that are new, then the header, create-only
 
 First run, resumed run and small change are the same path. A segment that the newest snapshot has too is not even read.
@@ -19,7 +20,7 @@ from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from blobark import audit
+from blobark import audit, blocklist
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
 from blobark.claims import Claims, is_claim
@@ -34,6 +35,7 @@ from blobark.packing import Packing
 from blobark.packs import room_for
 from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.trash import Trash
 
 COMMIT_NS = 1_000_000_000
 LAST_ROUND = 3
@@ -83,10 +85,19 @@ class SaveResult:
 class Saver:
     """One save: `plan` says what is to do, `store` does it. The caller publishes."""
 
-    def __init__(self, context: Context, catalog: Catalog, store: Store | None, server: str, roots: list[Root]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        catalog: Catalog,
+        store: Store | None,
+        server: str,
+        roots: list[Root],
+        trash: Trash | None = None,
+    ) -> None:
         self._context = context
         self._catalog = catalog
         self._store = store
+        self.trash = trash
         self._server = server
         self._root_names = [root.raw_name for root in roots]
         config = context.config
@@ -144,6 +155,7 @@ class Saver:
             self._round(self._packing.cut(self.plan()))
             self._round(self._packing.cut(self.unfound()))
             self._settle()
+            self._leave_trash()
             self._finish()
 
     def _known_contents(self) -> Contents:
@@ -204,6 +216,28 @@ class Saver:
         for job in self._again:
             self._take(failed(job, "its GUID was taken each time"))
         self._again = []
+
+    def _leave_trash(self) -> None:
+        """Store once more, under new GUIDs, what may be deleted before this run has published that it needs it."""
+        store, trash = self._store, self.trash
+        if not trash or store is None:
+            return
+        changed = self._difference.entries()
+        listed = (Job(place, entry, theirs) for place, entry, theirs in changed if trash.has_content(entry, theirs))
+        count = 0
+        while jobs := list(itertools.islice(listed, WRONG_AT_ONCE)):
+            count += len(jobs)
+            if self._contents is not None:
+                self._contents.forget([job.entry for job in jobs])
+            for job in (job for job in jobs if job.entry.error):
+                self._take(failed(job, job.entry.error))
+            self._round(self._packing.cut(self._renewed([job for job in jobs if not job.entry.error])))
+        self._settle()
+        for place, entry, theirs in self._difference.entries():
+            if trash.has_blocks(entry, theirs):
+                self._catalog.overlay(place, blocklist.taken_in(store, self._server, entry))
+        if count:
+            self._context.reporter.warn(f"items whose content a prune has listed for deletion, sent again: {count}")
 
     def _check_sent(self, store: Store) -> None:
         """Audit what was sent, and then what the heirs of the hard-link groups that failed have sent."""

@@ -111,7 +111,7 @@ def load(store: Store, server: str, number: int) -> Header:
 def find(store: Store, server: str, number: int) -> Header | None:
     """Return a snapshot's header, None when there is none of that number. Raises `SnapshotError` like `load`."""
     try:
-        data = _read(store, _header_key(server, number), MAX_HEADER_BYTES)
+        data = _read(store, header_key(server, number), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
     header = _decode(data, Header, f"snapshot {number} of {server}")
@@ -134,17 +134,8 @@ def _check_header(header: Header) -> None:
         raise SnapshotError(f"snapshot {header.number} of {header.server} contradicts itself: it is damaged")
 
 
-def latest(store: Store, server: str, known: int = 0) -> Header | None:
-    """Return the header of the newest snapshot, None when there is none.
-
-    `known` is the number of one that was there once: if it still is, it and its successors are asked for, which
-    takes two requests where nothing has happened, and no listing.
-    """
-    header = find(store, server, known) if known else None
-    if header is not None:
-        while (following := find(store, server, header.number + 1)) is not None:
-            header = following
-        return header
+def latest(store: Store, server: str) -> Header | None:
+    """Return the header of the newest snapshot, None when there is none."""
     have = numbers(store, server)
     return load(store, server, have[-1]) if have else None
 
@@ -157,7 +148,7 @@ def publish(store: Store, header: Header, *, check: bool) -> None:
     Raises:
         Fatal: the number is taken: another run of the same server published meanwhile.
     """
-    key = _header_key(header.server, header.number)
+    key = header_key(header.server, header.number)
     data = _encode(header)
     store.sync()
     try:
@@ -177,7 +168,7 @@ def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, ch
 
     `check` is to read back one that was not there, too.
     """
-    key = _segment_key(server, ref.digest)
+    key = segment_key(server, ref.digest)
     try:
         store.put(key, stored, {}, create_only=True)
         if check:
@@ -217,7 +208,7 @@ class Manifest:
     def stored(self, ref: SegmentRef) -> bytes:
         """Return a segment's stored bytes from the store. Raises `SnapshotError` when it is missing."""
         try:
-            return _read(self._store, _segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
+            return _read(self._store, segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
         except BlobNotFound:
             message = f"segment {ref.digest} is missing from the store"
             raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
@@ -234,11 +225,13 @@ class Manifest:
             return read_segment(ref, self.stored(ref))
 
 
-def _header_key(server: str, number: int) -> str:
+def header_key(server: str, number: int) -> str:
+    """Return the key of a snapshot's header."""
     return f"{PREFIX}{server}/snapshots/{number:0{_NUMBER_DIGITS}d}"
 
 
-def _segment_key(server: str, digest: str) -> str:
+def segment_key(server: str, digest: str) -> str:
+    """Return the key of a segment."""
     return f"{PREFIX}{server}/segments/{digest}"
 
 

@@ -16,6 +16,8 @@ from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
 from blobark.save import SaveResult
 from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
+from blobark.summary_pruning import PRUNING
+from blobark.summary_pruning import rows_of as pruning_rows_of
 
 Rows = list[tuple[str, str]]
 
@@ -36,6 +38,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _rebuild(result)
     elif isinstance(result, MEASURING):
         rows = rows_of(result)
+    elif isinstance(result, PRUNING):
+        rows = pruning_rows_of(result)
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))

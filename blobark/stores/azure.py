@@ -162,12 +162,12 @@ class AzureStore:
         except BlobNotFound:
             pass
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:
         """As `Store.list`, a page of names in memory at a time.
 
         Below `blobark/` lie only Blobark's own blobs, whose keys never end in a slash: there obstore will do.
         """
-        if prefix.startswith(OWN_PREFIX) and prefix.endswith("/") and not meta:
+        if prefix.startswith(OWN_PREFIX) and prefix.endswith("/") and not meta and not times:
             return self._list_own(prefix)
         return self._list(lambda marker: self._rest().page(prefix, marker, meta=meta))
 
