@@ -92,11 +92,11 @@ def examine(context: Context, server: str, commands: Sequence[str], *, dry_run: 
         result.checks.append(Check(right, None) if dry_run and writes else _tried(right, way, store))
     allowed = {check.what for check in result.checks if check.ok is not False}
     result.missing = {name: [right for right in NEEDS[name] if right not in allowed] for name in commands}
-    needless = "delete" if "prune" not in commands else ""
-    refused = next((check for check in result.checks if check.ok is False and check.what != needless), None)
+    needed = {right for name in commands for right in NEEDS[name]}
+    refused = next((check for check in result.checks if check.ok is False and check.what in needed), None)
     if refused is not None:
         names = ", ".join(name for name, rights in result.missing.items() if rights)
-        result.advice.append(f"{names or 'no command here'} cannot work: {refused.said}")
+        result.advice.append(f"{names} cannot work: {refused.said}")
     elif _may_delete(result) and context.config.store == "azure" and "prune" not in commands:
         result.advice.append("the right to delete is given, and only prune and forget need it: see docs/operations.md")
     return result

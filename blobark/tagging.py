@@ -41,7 +41,10 @@ def run_tag(context: Context, options: TagOptions) -> TagResult:
     server = server_of(context, store, options.server)
     snapshot.load(store, server, options.number)
     if names:
-        change = tags.remove if options.remove else tags.add
-        change(store, server, options.number, names)
+        has = tags.read(store, server).get(options.number, frozenset())
+        if options.remove:
+            tags.remove(store, server, options.number, names)
+        else:  # who may create and not overwrite is refused what is there
+            tags.add(store, server, options.number, [name for name in names if name not in has])
         snapshot.load(store, server, options.number)  # a prune may have removed it just now
     return TagResult(server, options.number, sorted(tags.read(store, server).get(options.number, ())))
