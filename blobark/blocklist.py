@@ -53,7 +53,7 @@ def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
     blocks = entry.blocks or ()
     if entry.blocks_at:
         try:
-            plain = decode_all(store.read(key_of(server, entry.blocks_at)), MOST_PLAIN_BYTES)
+            plain = decode_all(bytes(store.read(key_of(server, entry.blocks_at))), MOST_PLAIN_BYTES)
             if blake3(plain).hexdigest() == entry.blocks_at:
                 blocks = _DECODER.decode(plain)
         except (StoreError, ValueError, msgspec.MsgspecError):

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 
 from blobark.errors import ContentError
+from blobark.model import Data
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -57,7 +58,7 @@ def pays(samples: Iterable[bytes | memoryview]) -> bool:
     return stored <= plain - plain // 20 and stored < plain
 
 
-def decoded(stored: Iterable[bytes], skip: int, length: int) -> Iterator[bytes]:
+def decoded(stored: Iterable[Data], skip: int, length: int) -> Iterator[bytes]:
     """Yield `length` bytes from byte `skip` on of what a run of frames holds, which comes in pieces of any length.
 
     Raises `ContentError` when it is damaged, or holds less.
@@ -74,14 +75,14 @@ def decoded(stored: Iterable[bytes], skip: int, length: int) -> Iterator[bytes]:
         raise ContentError(_TOO_SHORT)
 
 
-def decode_stream(first: bytes, stored: Iterable[bytes]) -> Iterator[bytes]:
+def decode_stream(first: Data, stored: Iterable[Data]) -> Iterator[bytes]:
     """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`.
 
     Raises `ContentError` when it is damaged, or ends within a frame.
     """
     pieces = iter(stored)
     frame = zstd.ZstdDecompressor()
-    data = first
+    data: Data = first
     while True:
         if frame.eof:
             data, frame = frame.unused_data or next(pieces, b""), zstd.ZstdDecompressor()

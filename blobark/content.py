@@ -26,7 +26,7 @@ from blobark.codec import ZSTD, decoded, encode, pays
 from blobark.errors import BlobExists, BlobNotFound, ContentError
 from blobark.extents import of_entry
 from blobark.guids import blob_name
-from blobark.model import Entry, Extent, Sent
+from blobark.model import Data, Entry, Extent, Sent
 from blobark.segments import decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
 
@@ -107,7 +107,7 @@ def put_small(
     return _put(store, key, entry, data, blob_meta(root_name, entry), md5=md5)
 
 
-def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
+def pieces(store: Store, server: str, entry: Entry) -> Iterator[Data]:
     """Yield the content of an entry, in order, in pieces of at most a block.
 
     Raises `ContentError` where a blob is missing or short; the digest is the caller's to compare.
@@ -116,13 +116,13 @@ def pieces(store: Store, server: str, entry: Entry) -> Iterator[bytes]:
         yield from read_extent(store, extent)
 
 
-def read_extent(store: Store, extent: Extent, *, version: str = "") -> Iterator[bytes]:
+def read_extent(store: Store, extent: Extent, *, version: str = "") -> Iterator[Data]:
     """Yield what an extent names, as `pieces` does; with `version` the blob must still be that one."""
     stored = _stored(store, extent, version)
     return decoded(stored, extent.skip, extent.plain_length) if extent.codec else stored
 
 
-def _stored(store: Store, extent: Extent, version: str) -> Iterator[bytes]:
+def _stored(store: Store, extent: Extent, version: str) -> Iterator[Data]:
     offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
     while offset < end:
         length = min(BLOCK_SIZE_BYTES, end - offset)
@@ -140,7 +140,8 @@ def missing(blob: str) -> ContentError:
 
 def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
     """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
-    entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
+    if entry.blocks is not None or entry.blocks_at or entry.block_bits:
+        entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
     meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
     if sum(map(len, meta.values())) <= MAX_META_BYTES:
         return meta

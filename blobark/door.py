@@ -9,17 +9,16 @@ import os
 import sys
 
 LIBRARIES = (
+    "awscrt",
     "azure",
     "blake3",
     "certifi",
     "cryptography",
     "msgspec",
-    "obstore",
     "pathspec",
     "psutil",
     "pyfastcdc",
     "rich",
-    "urllib3",
     "yaml",
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""

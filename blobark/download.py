@@ -20,7 +20,7 @@ from blobark.content import missing, read_extent
 from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import Finder, of_entry, split
-from blobark.model import Block, Entry
+from blobark.model import Block, Data, Entry
 from blobark.stores.base import Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
@@ -111,7 +111,7 @@ class Downloader:
         if new.was_there and _read(new.descriptor, self._layout, wanted.offset, block) is not None:
             self._stages.lap(COMPARE, since_ns)
             return 0
-        data = old.read(block) if old is not None else None
+        data: Data | None = old.read(block) if old is not None else None
         if new.was_there or old is not None:
             self._stages.lap(COMPARE, since_ns)
         fetched = 0
@@ -125,16 +125,17 @@ class Downloader:
         self._stages.lap(WRITE, since_ns)
         return fetched
 
-    def _fetch(self, wanted: _Wanted) -> bytes:
+    def _fetch(self, wanted: _Wanted) -> Data:
         for _ in range(FETCHES):
-            data = b"".join(self._pieces(wanted))
+            pieces = list(self._pieces(wanted))
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # most blocks come whole, and need no copy
             with self._stages.timed(DECODE):
                 digest = blocks.digest_of(data)
             if digest == wanted.block.digest:
                 return data
         raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
 
-    def _pieces(self, wanted: _Wanted) -> Iterator[bytes]:
+    def _pieces(self, wanted: _Wanted) -> Iterator[Data]:
         for part in self._finder.parts(wanted.offset, wanted.block.size):
             yield from read_extent(self._store, part, version=self._versions[part.blob])
 

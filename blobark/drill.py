@@ -271,7 +271,7 @@ def _earlier(context: Context, store: Store, server: str) -> list[Earlier]:
         for key in keys:
             name = key.removeprefix(_prefix(server))
             if name not in found:
-                found[name] = evidence.decode(store.read(key), key)
+                found[name] = evidence.decode(bytes(store.read(key)), key)
     except BlobarkError as error:
         context.reporter.warn(f"warning: not all earlier drills could be read: {error.message}")
     rows = []

@@ -25,7 +25,7 @@ from blobark.engine import Engine
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.extents import of_entry
 from blobark.manifest import fault_of
-from blobark.model import Block, Entry, Extent, Outcome, Status
+from blobark.model import Block, Data, Entry, Extent, Outcome, Status
 from blobark.plan import Fate, Overwrite
 from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
@@ -302,7 +302,7 @@ class _Check:
         self._wanted = entry.digest or md5
         self._hasher = source.content_hasher(entry) if entry.digest or not md5 else hashlib.md5(usedforsecurity=False)
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: Data) -> None:
         self._hasher.update(data)
 
     def is_right(self) -> bool:
@@ -323,7 +323,7 @@ class _Placer:
         if entry.ranges is not None:
             os.ftruncate(new.descriptor, entry.size)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: Data) -> None:
         view = memoryview(data)
         while view:
             offset, length = self._ranges.pop()

@@ -85,8 +85,14 @@ class Journal:
     def strike_sent(self, rows: Iterable[tuple[bytes, int, bytes]]) -> int:
         """Forget (GUID, stored size, MD5) that were seen in the store as they were noted; return how many were."""
         self.flush()
+        seen = set(rows)
+        if not seen:
+            return 0
+        ends = min(seen)[0], max(seen)[0]
+        if seen.issuperset(self._db.execute("SELECT guid, size, md5 FROM sent WHERE guid BETWEEN ? AND ?", ends)):
+            return self._db.execute("DELETE FROM sent WHERE guid BETWEEN ? AND ?", ends).rowcount
         query = "DELETE FROM sent WHERE guid = ? AND size = ? AND md5 IN (?, x'')"
-        return self._db.executemany(query, rows).rowcount
+        return self._db.executemany(query, seen).rowcount
 
     def set_faulty_sent(self) -> None:
         """Take what has been noted and not struck by now for faulty."""

@@ -38,6 +38,10 @@ class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
     skip: int = 0
 
 
+Data = bytes | memoryview
+"""Content on its way."""
+
+
 class Block(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """A piece of a large file's content: its length in bytes and its BLAKE3 digest, 64 hex digits.
 

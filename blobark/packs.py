@@ -25,7 +25,7 @@ from blobark.codec import ZSTD, decode_all, decode_stream, encode_where_it_pays
 from blobark.content import md5_of, read_extent
 from blobark.errors import BlobExists, ContentError, ItemError
 from blobark.manifest import is_extent
-from blobark.model import Block, Entry, Extent, Root, Sent, text_or_b64
+from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
 
@@ -262,7 +262,7 @@ class _Stream(io.RawIOBase):
         self._piece = self._piece[size:]
         return size
 
-    def _plain(self) -> Iterator[bytes]:
+    def _plain(self) -> Iterator[Data]:
         first = next(self._stored, b"")
         if first[257:262] == b"ustar":
             yield first

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import msgspec
 from msgspec.structs import replace
@@ -125,9 +126,12 @@ class Sender:
             return failed(job, error.message)
 
     def _put_small(self, job: Job, read: _Read) -> Outcome:
+        root_name = self._root_names[job.entry.root]
+        put = partial(content.put_small, self._store, self._server, root_name, *read, md5=self._md5, level=self._level)
+        if self._contents is None:
+            return _stored(job, put())
         with self._sending(read[0]) as done:
-            root_name = self._root_names[job.entry.root]
-            stored = content.put_small(self._store, self._server, root_name, *read, md5=self._md5, level=self._level)
+            stored = put()
             done.append(stored.entry)
         return _stored(job, stored)
 

@@ -45,7 +45,7 @@ def _read(store: Store, key: str, limit_bytes: int) -> bytes:
         size = store.stat(key).size_bytes
         if size > limit_bytes:
             raise SnapshotError(f"{key} has {size} bytes: it is damaged")
-        return store.read(key, 0, size)
+        return bytes(store.read(key, 0, size))
     except ContentError as error:
         raise SnapshotError(f"{key} is damaged ({error.message})") from None
 
@@ -175,7 +175,7 @@ def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, ch
             _mend(store, key, stored)
     except BlobExists:
         try:
-            read_segment(ref, store.read(key))
+            read_segment(ref, bytes(store.read(key)))
         except SnapshotError:
             store.put(key, stored, {}, create_only=False)  # a damaged one: mended, its name is its content's digest
 

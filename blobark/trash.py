@@ -95,7 +95,7 @@ def read(store: Store, server: str, key: str) -> list[str]:
         SnapshotError: it is damaged, or of a newer Blobark.
     """
     try:
-        plain = decode_all(store.read(key), MOST_PLAIN_BYTES)
+        plain = decode_all(bytes(store.read(key)), MOST_PLAIN_BYTES)
     except ContentError as error:
         raise SnapshotError(f"the trash list {key} is damaged ({error.message})", _DAMAGED) from None
     if blake3(plain).hexdigest() != key.removeprefix(_prefix(server)):

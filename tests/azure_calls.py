@@ -7,8 +7,9 @@ from typing import Any
 
 from azure.storage.blob import ContainerClient
 
-from blobark.stores.azure import QUICK_PUT_BYTES, AzureStore
+from blobark.stores.azure import AzureStore
 from blobark.stores.base import Store
+from blobark.stores.http import SMALL_BYTES
 from blobark.stores.retry import Retrying
 from tests.fault_proxy import FaultProxy
 from tests.in_blocks import InBlocks
@@ -35,11 +36,12 @@ def calls_of(store: Store) -> dict[str, Callable[[], object]]:
         "read range": lambda: store.read("there", 2, 5),
         "read/": lambda: store.read("there/"),
         "put": lambda: store.put("new", b"x", {}),
-        "put big": lambda: store.put("big", bytes(QUICK_PUT_BYTES + 1), {}),
+        "put big": lambda: store.put("big", bytes(SMALL_BYTES + 1), {}),
         "put/": lambda: store.put("new/", b"x", {}),
         "add": lambda: InBlocks(store.begin("blocks")).add(b"x"),
         "commit": lambda: InBlocks(store.begin("blocks")).commit({}),
         "delete": lambda: store.delete("there"),
+        "rehydrate": lambda: store.rehydrate("there/", "high"),
     }
 
 

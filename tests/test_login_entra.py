@@ -55,6 +55,7 @@ try:
     store.put("slash/", b"", {})
     print(store.greet().means)
     print(json.dumps({blob.key: blob.size_bytes for blob in store.list("")}), store.read("quick", 990) == b"x" * 10)
+    store.rehydrate("patient", "high")
     store.delete("quick")
 except BlobarkError as error:
     print(type(error).__name__, error, repr(error.__cause__), repr(error.__context__))

@@ -20,8 +20,8 @@ from blobark.errors import (
     StoreUnusable,
     Throttled,
 )
-from blobark.model import Block
-from blobark.stores.base import BlobInfo, Data, Greeting, Priority, Store, Upload
+from blobark.model import Block, Data
+from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
@@ -71,11 +71,11 @@ class Faulty:
     def rehydrate(self, key: str, priority: Priority) -> None:
         self.next_fault()
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         self.next_fault()
         return self.store.read(key, offset, size_bytes, version=version)
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         self.next_fault()
         self.store.put(key, data, meta, create_only=create_only)
         self.fault_after()
@@ -289,7 +289,7 @@ def test_what_is_said_of_the_store_passes(faulty: Faulty, store: Retrying) -> No
 
 def test_success_costs_nearly_nothing(tmp_path: Path) -> None:
     class Quick(Faulty):
-        def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+        def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
             return b""
 
     quick = Quick(FolderStore(str(tmp_path)))

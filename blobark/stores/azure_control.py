@@ -6,7 +6,6 @@ Importing it takes half a second, so it is imported when first needed. Its retri
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 
 from azure.core.credentials import AzureNamedKeyCredential, AzureSasCredential
 from azure.core.pipeline.transport import RequestsTransport
@@ -47,10 +46,6 @@ class Control:
         """Return the SDK's client of one blob."""
         return self.container.get_blob_client(key)
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], tier: str, *, overwrite: bool) -> None:
-        """Store a blob in one piece, in a tier ("": the account's)."""
-        self.container.upload_blob(key, data, overwrite=overwrite, metadata=dict(meta), standard_blob_tier=_tier(tier))
-
     def set_tier(self, key: str, tier: str, priority: Priority) -> None:
         """Bring a blob back from the archive tier."""
         self.blob(key).set_standard_blob_tier(
@@ -60,7 +55,3 @@ class Control:
     def close(self) -> None:
         """Let go of the connections."""
         self.container.close()
-
-
-def _tier(name: str) -> StandardBlobTier | None:
-    return StandardBlobTier(name) if name else None

@@ -1,4 +1,4 @@
-"""Tokens of Microsoft Entra ID, through azure-identity, for both libraries that talk to the store.
+"""Tokens of Microsoft Entra ID, through azure-identity, for our own requests and for the SDK.
 
 One credential, asked when the token that is at hand nears its end, by one thread while the others wait. The chain is
 azure-identity's: a service principal, workload identity or managed identity that the environment describes, then the
@@ -19,7 +19,6 @@ import re
 import threading
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
@@ -53,7 +52,7 @@ _CODES = {
 
 
 class Tokens:
-    """A credential with its token. `fresh` raises what goes wrong; the libraries take the token from here."""
+    """A credential with its token. `fresh` raises what goes wrong; the SDK takes the token from here too."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -89,11 +88,6 @@ class Tokens:
     def get_token(self, *_scopes: str, **_options: Any) -> AccessToken:
         """Give the SDK its token, as the credentials of azure-core do."""
         return self.fresh()
-
-    def for_obstore(self) -> dict[str, Any]:
-        """Give obstore its token, in the shape of its `AzureAccessToken`."""
-        token = self.fresh()
-        return {"token": token.token, "expires_at": datetime.fromtimestamp(token.expires_on, UTC)}
 
     def who(self) -> str:
         """Say whose token it is: application or user, and tenant; "" where the token does not tell."""

@@ -1,19 +1,15 @@
 """The one `translate` of the Azure store: what a library raised becomes an error of ours.
 
-Decided by the service's error code, then by the HTTP status, then by the class of the error. obstore has the first
-two only in its text, so they are read out of the answer that the text quotes; no words decide. The text itself is
+Decided by the service's error code, then by the HTTP status, then by the class of the error. The text of an error is
 never passed on, and the error it came in is never chained, since both can hold an address with a SAS in it.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import parse_qs
-
-import obstore.exceptions
 
 from blobark.clock import now_ns
 from blobark.errors import (
@@ -30,21 +26,15 @@ from blobark.errors import (
     Throttled,
 )
 from blobark.stores.azure_account import Account
+from blobark.stores.azure_rest import Refused
+from blobark.stores.http import NoAnswer, Trouble
 
-_ANSWER = re.compile(r"\n\s*status: (\d{3}),\n\s*body: (.*(?:\n\s*\".*)?)")
-_CODE = re.compile(r"<Code>(\w+)</Code>")
-# The second is how an emulator answers for an empty blob, where the service says 416.
-_SHORT_BLOB = re.compile(r'\n\s*source: (InvalidRangeRequest\b|ParseContentRange \{\n\s*value: "bytes \d+--1/)')
-_KIND = re.compile(r"\n\s*kind: (Connect|Timeout)\b")
-
-_STATUS_OF_CLASS: dict[type[BaseException], int] = {
-    FileNotFoundError: 404,
-    obstore.exceptions.AlreadyExistsError: 409,
-    obstore.exceptions.PreconditionError: 412,
-    obstore.exceptions.PermissionDeniedError: 403,
-    obstore.exceptions.UnauthenticatedError: 401,
+_NO_ANSWER: dict[Trouble, str] = {
+    "connect": "no connection",
+    "timeout": "no answer in time",
+    "broken": "the connection broke",
+    "damaged": "the answer is damaged",
 }
-_NO_ANSWER = {"Connect": "no connection", "Timeout": "no answer in time", "": "the connection broke"}
 
 _NO_CONTAINER = {"ContainerNotFound", "FilesystemNotFound"}
 _EXISTS = {
@@ -113,24 +103,14 @@ class Failure:
 
 def translate(error: BaseException, what: str, account: Account, where: str, *, creating: bool) -> BlobarkError | None:
     """Return our error for a library's one, about the key or task `what` at `where`; None if it is no library's."""
-    if type(error).__name__ == "PanicException":
-        return StoreUnusable(f"{what} at {where}: the library that talks to Azure gave up")
-    if isinstance(error, obstore.exceptions.BaseError | FileNotFoundError):
-        if _SHORT_BLOB.search(str(error)):
-            return ContentError(f"{what} at {where} ends before what was asked for")
-        failure = _of_obstore(error)
-    else:
-        other = _of_sdk(error) or _of_rest(error)
-        if other is None:
-            return None
-        failure = other
-    return _decide(failure, f"{what} at {where}", account, creating)
+    failure = _of_rest(error) or _of_sdk(error)
+    return _decide(failure, f"{what} at {where}", account, creating) if failure else None
 
 
 def _decide(failure: Failure, what: str, account: Account, creating: bool) -> BlobarkError:  # noqa: PLR0911
     status, code = failure.status, failure.code
     if failure.no_answer:
-        hint = "is the account's name right, and the network up?" if failure.no_answer == _NO_ANSWER["Connect"] else ""
+        hint = "is the account's name right, and the network up?" if failure.no_answer == _NO_ANSWER["connect"] else ""
         return Retryable(f"{what}: {failure.no_answer}", hint)
     said = f"{what}: {f'{status} {code}'.strip()}"
     if code in _PASSING or status == 408:
@@ -181,50 +161,29 @@ def _time_in(token: dict[str, list[str]], name: str) -> datetime | None:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def _of_obstore(error: Exception) -> Failure:
-    text = str(error)
-    if answer := _ANSWER.search(text):
-        code = _CODE.search(answer[2])
-        return Failure(int(answer[1]), code[1] if code else "")
-    for kind, status in _STATUS_OF_CLASS.items():
-        if isinstance(error, kind):
-            return Failure(status)
-    kinds = _KIND.search(text)
-    return Failure(0, no_answer=_NO_ANSWER[kinds[1] if kinds else ""])
-
-
 def _of_sdk(error: BaseException) -> Failure | None:
     sdk = sys.modules.get("azure.core.exceptions")  # what has not been imported has raised nothing
     if sdk is None:
         return None
     if isinstance(error, sdk.DecodeError | sdk.DeserializationError | sdk.IncompleteReadError):
-        return Failure(0, no_answer="the answer is damaged")
+        return Failure(0, no_answer=_NO_ANSWER["damaged"])
     if isinstance(error, sdk.ServiceRequestTimeoutError | sdk.ServiceResponseTimeoutError):
-        return Failure(0, no_answer=_NO_ANSWER["Timeout"])
+        return Failure(0, no_answer=_NO_ANSWER["timeout"])
     if isinstance(error, sdk.ServiceRequestError):
-        return Failure(0, no_answer=_NO_ANSWER["Connect"])
+        return Failure(0, no_answer=_NO_ANSWER["connect"])
     if isinstance(error, sdk.HttpResponseError):
         headers = getattr(error.response, "headers", {})
         code = headers.get("x-ms-error-code", "")
         return Failure(error.status_code or 0, code, _seconds(headers.get("Retry-After")))
     if isinstance(error, sdk.AzureError):
-        return Failure(0, no_answer=_NO_ANSWER[""])
+        return Failure(0, no_answer=_NO_ANSWER["broken"])
     return None
 
 
 def _of_rest(error: BaseException) -> Failure | None:
-    rest, urllib3 = sys.modules.get("blobark.stores.azure_rest"), sys.modules.get("urllib3.exceptions")
-    if rest is None or urllib3 is None:
-        return None
-    if isinstance(error, rest.Refused):
+    if isinstance(error, Refused):
         return Failure(error.status, error.code, _seconds(error.retry_after))
-    if isinstance(error, rest.Damaged | urllib3.DecodeError):
-        return Failure(0, no_answer="the answer is damaged")
-    if isinstance(error, urllib3.ReadTimeoutError):
-        return Failure(0, no_answer=_NO_ANSWER["Timeout"])
-    if isinstance(error, urllib3.ConnectTimeoutError | urllib3.NewConnectionError | urllib3.ProxyError):
-        return Failure(0, no_answer=_NO_ANSWER["Connect"])
-    return Failure(0, no_answer=_NO_ANSWER[""]) if isinstance(error, urllib3.HTTPError) else None
+    return Failure(0, no_answer=_NO_ANSWER[error.trouble]) if isinstance(error, NoAnswer) else None
 
 
 def _seconds(header: str | None) -> float:

@@ -1,20 +1,19 @@
 """`AzureUpload`: a block blob on its way.
 
 A block's id is its digest, so the service's own list of uncommitted blocks tells what an interrupted upload has
-sent. Every block is sent with its MD5, which the service checks; one that is copied inside the service likewise.
+sent. Every block is sent with its CRC-64, which the service checks; one that is copied inside the service likewise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
-from blobark.model import Block
+from blobark.model import Block, Data
 from blobark.stores.azure_rest import Copy, Rest
-from blobark.stores.base import Data, check_meta
+from blobark.stores.base import check_meta
 
 ID_LENGTH = 64
 
@@ -49,7 +48,7 @@ class AzureUpload:
             return True
         if source in self._refused:
             return False
-        run = Copy(source, source_offset, len(data), hashlib.md5(data, usedforsecurity=False).digest())
+        run = Copy(source, source_offset, data)
         try:
             self._call(self._key, partial(self._rest.copy, self._key, digest, run))
         except (Retryable, Interrupted):

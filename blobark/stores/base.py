@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from blobark.errors import ConfigError
-from blobark.model import Block
+from blobark.model import Block, Data
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
@@ -27,9 +27,6 @@ PAGE_BLOBS = 5000
 
 MAX_KEY_LENGTH = 1024
 
-Data = bytes | memoryview
-"""Content on its way."""
-
 ARCHIVE = "archive"
 """The tier whose blobs cannot be read before they have been rehydrated, which takes hours."""
 
@@ -37,7 +34,6 @@ Priority = Literal["standard", "high"]
 """How fast a blob is rehydrated: within fifteen hours, or mostly within one and dearer."""
 
 _META_NAME = re.compile("[a-z_][a-z0-9_]*")
-_META_VALUE = re.compile("[!-~](?:[ -~]*[!-~])?")
 
 
 class BlobInfo(msgspec.Struct, frozen=True, gc=False):
@@ -156,11 +152,11 @@ class Store(Protocol):
             ConfigError: the store has no tiers.
         """
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         """Return exactly `size_bytes` bytes from `offset`, or everything from `offset` on when `size_bytes` is None.
 
         Nothing is asked of the store for 0 bytes, not even whether there is such a blob. With `version`, which comes
-        from `stat`, the blob must still be that one.
+        from `stat`, the blob must still be that one. The bytes are the caller's own.
 
         Raises:
             BlobNotFound: there is no such blob.
@@ -168,7 +164,7 @@ class Store(Protocol):
                 never silently.
         """
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """Store `data` under `key`, whole or not at all: no reader and no crash ever finds a part of it.
 
         `meta` is what `check_meta` lets pass; anything else is refused with `ConfigError`.
@@ -215,5 +211,6 @@ def check_meta(meta: Mapping[str, str]) -> None:
     not empty, and have no space at either end.
     """
     for name, value in meta.items():
-        if not (_META_NAME.fullmatch(name) and _META_VALUE.fullmatch(value)):
+        is_printable = value.isascii() and value.isprintable() and value and value.strip(" ") == value
+        if not (_META_NAME.fullmatch(name) and is_printable):
             raise ConfigError(f"{name!r} cannot be metadata of a blob with this name or this value")

@@ -34,8 +34,8 @@ from blobark.errors import (
     StoreMissing,
     StoreUnusable,
 )
-from blobark.model import Block
-from blobark.stores.base import BlobInfo, Data, Greeting, Priority, Upload, check_meta
+from blobark.model import Block, Data
+from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_meta
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
 from blobark.stores.paths import path_of
@@ -112,7 +112,7 @@ class FolderStore:
             raise ContentError(f"{key} in {self.name} has {there} bytes, and more were asked for")
         return data
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
         path = path_of(key)
         check_meta(meta)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 from blobark.config_azure import Login
@@ -44,9 +43,6 @@ def open_store(  # noqa: PLR0913 - each by its name
         raise ConfigError("no store is named", "write `azure` or a folder's path")
     if location != AZURE:
         return Retrying(FolderStore(location, create=create), limits=limits, stop=stop, stages=stages)
-    # obstore's threads do no more than move bytes: half of the processors are enough, and each one more
-    # wakes the others up for nothing (on two processors a request costs a third less with one). Read when it starts.
-    os.environ.setdefault("TOKIO_WORKER_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     from blobark.stores.azure import AzureStore
     from blobark.stores.azure_account import account_of
 

@@ -21,8 +21,8 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
-from blobark.model import Block
-from blobark.stores.base import PAGE_BLOBS, BlobInfo, Data, Greeting, Priority, Store, Upload
+from blobark.model import Block, Data
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Priority, Store, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 from metrics.stages import HELD, REQUEST, Stages
 
@@ -108,7 +108,7 @@ class Retrying:
         """As `Store.stat`."""
         return self.call(lambda: self._store.stat(key))
 
-    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> bytes:
+    def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         """As `Store.read`."""
         data = self.call(lambda: self._store.read(key, offset, size_bytes, version=version), size_bytes=size_bytes or 0)
         self._stages.moved(len(data))
@@ -116,7 +116,7 @@ class Retrying:
             self._bytes.pay(len(data))  # its length was not known before
         return data
 
-    def put(self, key: str, data: bytes, meta: Mapping[str, str], *, create_only: bool = True) -> None:
+    def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
         self.call(lambda: self._store.put(key, data, meta, create_only=create_only), size_bytes=len(data))
         self._stages.moved(len(data))
@@ -192,6 +192,7 @@ class Retrying:
                 self._stages.lap(REQUEST, asked_ns)
             self._reached = succeeded = True
         except Throttled:
+            self._reached = True  # it has answered, if only that it is busy
             self._gate.cut(entered_s)
             raise
         finally:
