@@ -30,7 +30,7 @@ from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError,
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
 from blobark.model import display, printable
-from blobark.save import SaveResult
+from blobark.saved import SaveResult
 from blobark.walk import raise_descriptor_limit
 
 FAILURES_NAMED = 20

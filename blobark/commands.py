@@ -32,7 +32,8 @@ from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
 from blobark.sampling import Sample, SampledManifest
-from blobark.save import Saver, SaveResult
+from blobark.save import Saver
+from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target

@@ -120,13 +120,14 @@ def _workers(text: str, _base: Path) -> int | None:
 
 
 def _size_bytes(text: str, _base: Path) -> int:
-    size_bytes = _bytes(text)
+    size_bytes = bytes_of(text)
     if size_bytes < _LEAST_MEMORY_BYTES:
         raise ValueError(f"expected at least {_LEAST_MEMORY_BYTES >> 20}MiB")
     return size_bytes
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """Read a size, in bytes. Raises ValueError("expected ...")."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)(i?)(b?)", text.strip().lower())
     if match is None or (match[3] and not match[2]):
         raise ValueError("expected a size such as 256MiB or 1GB")
@@ -157,7 +158,7 @@ def _age_s(text: str, _base: Path) -> int:
 
 
 def _bandwidth(text: str, _base: Path) -> int:
-    return _rate(text, lambda: _bytes(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
+    return _rate(text, lambda: bytes_of(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
 
 
 def _requests(text: str, _base: Path) -> int:
@@ -221,7 +222,7 @@ def _compression(text: str, _base: Path) -> int:
 
 def _pack_below(text: str, _base: Path) -> int:
     """Read the size up to which files are packed, in bytes; 0 for none."""
-    size_bytes = 0 if text == "0" else _bytes(text)
+    size_bytes = 0 if text == "0" else bytes_of(text)
     if size_bytes > _MOST_PACKED_BYTES:
         raise ValueError(f"expected 0 (off), or a size of at most {_MOST_PACKED_BYTES >> 20}MiB, such as 64KiB")
     return size_bytes

@@ -8,6 +8,9 @@
              list         what only those named, and orphans: what nothing names, of runs that stored their last blob
                           7 days ago or before
 
+A list also names blobs that are mostly dead: a save that reads it stores anew what it needs of them, so that they can
+go when the last snapshot that needs them has. Snapshots are never changed.
+
 So at any moment every snapshot that can be seen is whole. A run killed anywhere leaves at worst orphans, which a later
 run finds. What a save may rely on meanwhile is said in docs/design.md. All times are the store's own.
 
@@ -38,6 +41,9 @@ from blobark.stores.base import Store
 DAY_NS = 24 * 3600 * 10**9
 ORPHAN_NS = 7 * DAY_NS
 BATCH = 1000
+LEAST_REWRITTEN = 1 << 20
+"""Blobs shorter than this are not worth being rewritten."""
+MOST_REWRITTEN = 1000
 LOOK_LASTS_NS = 300 * 10**9
 """For so long a look at snapshots and lists is good; what is not deleted by then waits for another."""
 
@@ -51,6 +57,8 @@ class PruneOptions:
     forget: frozenset[int] = frozenset()
     last_complete: bool = False
     """The newest complete snapshot may be forgotten."""
+    max_rewrite_bytes: int = 0
+    """The next save may be asked to store so much anew, to leave blobs that are mostly dead."""
 
 
 class PrunedSnapshot(msgspec.Struct, frozen=True):
@@ -89,6 +97,8 @@ class PruneResult(msgspec.Struct):
     """On trash lists that are younger than a day."""
     deleting: Amount
     """On trash lists long enough."""
+    rewrite: Amount = Amount()
+    """Blobs that are mostly dead, and the bytes that the next save stores anew to leave them."""
     done: bool = False
 
 
@@ -157,6 +167,7 @@ class _Pruning:
         self._listed_before_ns = clock_ns - DAY_NS
         self._orphan_before_ns = clock_ns - ORPHAN_NS
         self._only_forget = bool(options.forget)
+        self._rewritten = list(itertools.islice(self._choose(options.max_rewrite_bytes), MOST_REWRITTEN))
 
     def plan(self, judged: list[Judgement]) -> PruneResult:
         """Return what would be done."""
@@ -171,6 +182,7 @@ class _Pruning:
             waiting=Amount(*self._inventory.count_waiting(self._listed_before_ns)),
             deleting=Amount(*self._inventory.count_ripe(self._listed_before_ns)),
         )
+        result.rewrite = Amount(len(self._rewritten), sum(needed for _, needed in self._rewritten))
         if self._only_forget:
             result.orphans = result.left_alone = result.waiting = result.deleting = Amount()
         return result
@@ -238,7 +250,15 @@ class _Pruning:
         keys: Iterator[str] = self._inventory.named_away()
         if not self._only_forget:
             keys = itertools.chain(keys, self._inventory.orphans(self._orphan_before_ns))
-        trash.publish(self._store, self._stock.server, keys)
+        trash.publish(self._store, self._stock.server, keys, [key for key, _ in self._rewritten])
+
+    def _choose(self, budget_bytes: int) -> Iterator[tuple[str, int]]:
+        """Yield the blobs to be left, and what has to be stored anew for each, within the budget."""
+        for key, _, needed in self._inventory.mostly_dead(LEAST_REWRITTEN) if budget_bytes else ():
+            budget_bytes -= needed
+            if budget_bytes < 0:
+                return
+            yield key, needed
 
 
 def _deleter(store: Store, until_ns: int) -> Callable[[list[tuple[str, int]]], list[bool]]:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
@@ -33,6 +32,7 @@ from blobark.guids import GuidSource
 from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
 from blobark.packing import Packing
 from blobark.packs import room_for
+from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.trash import Trash
@@ -40,46 +40,6 @@ from blobark.trash import Trash
 COMMIT_NS = 1_000_000_000
 LAST_ROUND = 3
 WRONG_AT_ONCE = 1000
-
-
-@dataclass(slots=True)
-class SaveResult:
-    """What a save did: counts of files and blobs, and bytes."""
-
-    server: str = ""
-    snapshot: int = 0
-    complete: bool = False
-    files: int = 0
-    file_bytes: int = 0
-    entries: int = 0
-    sent: int = 0
-    """Files and placeholders whose content was stored, in so many `blobs`."""
-    blobs: int = 0
-    sent_bytes: int = 0
-    """What went over the line for them."""
-    audited: int = 0
-    """Blobs that the store itself listed as they were read, before the snapshot was published."""
-    sent_again: int = 0
-    """Blobs that it did not, and that were sent again under another GUID. `sent` counts both."""
-    equal: int = 0
-    """Files whose content was stored for another one, and the bytes of it."""
-    equal_bytes: int = 0
-    packed: int = 0
-    """Files that were stored in packs, and in how many."""
-    packs: int = 0
-    plain_bytes: int = 0
-    """What the blobs hold that were made: of content before compression, and how long they are, with packs' headers."""
-    stored_bytes: int = 0
-    kept: int = 0
-    skipped: int = 0
-    changed_while_read: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    segments_sent: int = 0
-    """Parts of the manifest that the store did not have; 0 where nothing has changed."""
-    workers: int = 0
-    """Transfers at a time, as they were in the end."""
-    requests: dict[str, int] = field(default_factory=dict)
-    """With a dry run: how many requests of each kind a real one would make."""
 
 
 class Saver:
@@ -154,6 +114,7 @@ class Saver:
             self._adopt()
             self._round(self._packing.cut(self.plan()))
             self._round(self._packing.cut(self.unfound()))
+            self._leave_dead()
             self._settle()
             self._leave_trash()
             self._finish()
@@ -216,6 +177,19 @@ class Saver:
         for job in self._again:
             self._take(failed(job, "its GUID was taken each time"))
         self._again = []
+
+    def _leave_dead(self) -> None:
+        """Store anew what lies in blobs that a prune has found mostly dead. What cannot be read stays where it is."""
+        trash = self.trash
+        if not trash or not trash.leave:
+            return
+        entries = self._catalog.entries()
+        left = (Job(place, entry, entry) for place, entry in entries if trash.is_to_be_left(entry))
+        while jobs := list(itertools.islice(left, WRONG_AT_ONCE)):
+            if self._contents is not None:
+                self._contents.forget([job.entry for job in jobs])
+            self.result.rewritten += len(jobs)
+            self._round(self._packing.cut(self._renewed(jobs)), may_stay=True)
 
     def _leave_trash(self) -> None:
         """Store once more, under new GUIDs, what may be deleted before this run has published that it needs it."""
@@ -328,7 +302,8 @@ class Saver:
             self._catalog.commit()
         return jobs
 
-    def _round(self, jobs: Iterable[Job]) -> None:
+    def _round(self, jobs: Iterable[Job], *, may_stay: bool = False) -> None:
+        """Store the jobs; with `may_stay` one that fails keeps the entry that it had before."""
         if self._store is None:
             raise TypeError("there is no store to save to")
         context = self._context
@@ -339,6 +314,9 @@ class Saver:
                 if context.crew
                 else context.engine.run(jobs, sender, cost=cost_of, bundle=bundle_of)
             ):
+                if may_stay and outcome.status is Status.FAILED and job.previous is not None:
+                    self.result.rewritten -= 1
+                    outcome = Outcome(job.sequence, job.previous, Status.KEPT)
                 if outcome.status is Status.CHANGED:
                     self._again.append(job)
                 elif outcome.status is Status.EQUAL_UNDER_WAY:

@@ -269,6 +269,9 @@ class Inventory:
         CREATE TABLE named(key TEXT PRIMARY KEY, who INTEGER) WITHOUT ROWID;
         CREATE TABLE listed(key TEXT PRIMARY KEY, newest_ns INTEGER) WITHOUT ROWID;
         CREATE TABLE run(name TEXT PRIMARY KEY, newest_ns INTEGER) WITHOUT ROWID;
+        CREATE TABLE cited(
+            blob TEXT, place INTEGER, length INTEGER, room INTEGER, newest INTEGER, PRIMARY KEY (blob, place, length)
+        ) WITHOUT ROWID;
         CREATE VIEW state AS SELECT there.key, size, modified_ns, who, newest_ns AS listed_ns
             FROM there LEFT JOIN named USING (key) LEFT JOIN listed USING (key);
         """
@@ -294,6 +297,24 @@ class Inventory:
         INSERT INTO listed VALUES (?1, ?2) ON CONFLICT DO UPDATE SET newest_ns = max(newest_ns, excluded.newest_ns)
         """
         self._db.executemany(query, ((key, published_ns) for key in keys))
+
+    def add_cited(self, rows: Iterable[tuple[str, int, int, int, bool]]) -> None:
+        """Note (blob, offset, length, room, by the newest snapshot) of parts that snapshots that stay name."""
+        query = """
+        INSERT INTO cited VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET newest = max(newest, excluded.newest)
+        """
+        self._db.executemany(query, rows)
+
+    def mostly_dead(self, least_bytes: int) -> Iterator[tuple[str, int, int]]:
+        """Yield (key, size, bytes that the newest snapshot needs) of blobs less than half of which any snapshot needs.
+
+        Only those that the newest one needs a part of; first those that free most for what has to be moved.
+        """
+        query = """
+        SELECT blob, size, total(room * newest) AS needed FROM cited JOIN there ON key = blob
+        WHERE size >= ? GROUP BY blob HAVING needed > 0 AND total(room) * 2 < size ORDER BY needed / size, blob
+        """
+        yield from ((key, int(size), int(needed)) for key, size, needed in self._db.execute(query, (least_bytes,)))
 
     def settle_runs(self) -> None:
         """Find out when each run stored last; to be called when all blobs have been added."""

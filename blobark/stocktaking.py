@@ -10,13 +10,14 @@ Everything goes to a scratch file, so memory does not grow with the number of bl
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 
 from blobark import snapshot, tags, trash
 from blobark.context import Context
 from blobark.errors import BlobNotFound, Fatal, SnapshotError
-from blobark.model import Header, SegmentRef
+from blobark.model import Entry, Extent, Header, SegmentRef
+from blobark.packs import room_for
 from blobark.retention import Candidate
 from blobark.scratch import KEPT, SEVERAL, Inventory
 from blobark.segments import MAX_PLAIN_BYTES
@@ -52,7 +53,7 @@ class Stock:
         for info in trash.lists(store, self.server):
             self.lists[info.key] = _known(info.modified_ns, store)
             try:
-                inventory.add_listed(trash.read(store, self.server, info.key), info.modified_ns)
+                inventory.add_listed(trash.read(store, self.server, info.key).keys, info.modified_ns)
             except BlobNotFound:  # another prune has finished it
                 del self.lists[info.key]
         context.reporter.begin("list the store", 0, 0)
@@ -147,28 +148,39 @@ class Stock:
         manifest = snapshot.Manifest(self._store, self.server)
         self._context.reporter.begin("read the snapshots", sum(ref.entries for ref in refs), 0)
 
-        def read(batch: list[SegmentRef]) -> list[list[str]]:
-            return [list(self._names_in(manifest, ref, owners[ref.digest])) for ref in batch]
+        newest = {ref.digest for ref in self.headers[max(self.headers)].segments}
 
-        for ref, keys in self._context.engine.run(iter(refs), read, cost=_cost):
+        def read(batch: list[SegmentRef]) -> list[list[Entry]]:
+            return [self._entries(manifest, ref, owners[ref.digest]) for ref in batch]
+
+        for ref, entries in self._context.engine.run(iter(refs), read, cost=_cost):
             who = owners[ref.digest]
-            inventory.add_names((key, who) for key in keys)
+            inventory.add_names([(snapshot.segment_key(self.server, ref.digest), who)])
+            inventory.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
+            if who == KEPT:
+                inventory.add_cited(
+                    (part.blob, part.stored_offset, part.stored_length, _room(part), ref.digest in newest)
+                    for entry in entries
+                    for part in entry.extents or ()
+                )
             self._context.reporter.advance(ref.entries, 0)
 
-    def _names_in(self, manifest: snapshot.Manifest, ref: SegmentRef, who: int) -> Iterator[str]:
-        yield f"{snapshot.PREFIX}{self.server}/segments/{ref.digest}"
+    def _entries(self, manifest: snapshot.Manifest, ref: SegmentRef, who: int) -> list[Entry]:
         try:
-            entries = manifest.read(ref)
+            return manifest.read(ref)
         except SnapshotError as error:
             if who == KEPT or not self._needless:
                 raise SnapshotError(error.message, _UNREADABLE) from None
-            return
-        for entry in entries:
-            yield from trash.names_of(self.server, entry)
+            return []
 
 
 def _cost(ref: SegmentRef) -> int:
     return 4 * min(ref.plain_bytes, MAX_PLAIN_BYTES)
+
+
+def _room(part: Extent) -> int:
+    """Return how many bytes a part takes in its blob at most: in a tar that is more than its own."""
+    return part.stored_length if part.codec else room_for(part.stored_length)
 
 
 def _known(modified_ns: int, store: Store) -> int:

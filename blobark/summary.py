@@ -14,7 +14,7 @@ from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
-from blobark.save import SaveResult
+from blobark.saved import SaveResult
 from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
 from blobark.summary_pruning import PRUNING
 from blobark.summary_pruning import rows_of as pruning_rows_of
@@ -108,6 +108,8 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
         rows.append(("audited in the store", f"{result.audited:,} blobs"))
     if result.sent_again:
         rows.append(("arrived wrong, sent again", f"{result.sent_again:,}"))
+    if result.rewritten:
+        rows.append(("stored anew, to leave dead blobs", f"{result.rewritten:,}"))
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed)

@@ -26,6 +26,9 @@ def rows_of(result: PruneResult | TagResult) -> Rows:
         rows.append(("nothing names yet", f"{_amount(result.left_alone)} of the last 7 days, left alone"))
     if result.waiting.blobs:
         rows.append(("listed before", f"{_amount(result.waiting)}, their day is not over"))
+    if result.rewrite.blobs:
+        asked = f"{result.rewrite.blobs:,} blobs: the next save stores {size(result.rewrite.bytes)} of them anew"
+        rows.append(("mostly dead", asked))
     rows.append(("deleted" if result.done else "to be deleted with --yes", _amount(result.deleting)))
     return rows
 

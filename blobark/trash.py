@@ -2,6 +2,9 @@
 
     blobark/<server>/trash/<digest>    one zstd frame: a line that says what this is, then a key a line, as JSON strings
 
+The first line may also name blobs to be left: most of what they hold is dead, and the next save is to store the rest of
+it anew. They are not deleted for that.
+
 A list is immutable and named by the BLAKE3 digest of its plain text, which holds a GUID: no two lists are ever the
 same. When it was published is what the store says of the blob. A list too long is several, each good by itself.
 
@@ -14,7 +17,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -39,11 +43,19 @@ _SHARED = re.compile(r"(segments|blocks)/[0-9a-f]{64}")
 _DAMAGED = "look at it; when it is beyond repair delete it yourself: what it lists is listed again"
 
 
-class _Head(msgspec.Struct, frozen=True):
+class _Head(msgspec.Struct, frozen=True, omit_defaults=True):
     format: int
     server: str
     id: str
     created: str
+    leave: tuple[str, ...] = ()
+
+
+class TrashList(NamedTuple):
+    """What a list says: keys to be deleted, and blobs whose content is to be stored anew."""
+
+    keys: list[str]
+    leave: tuple[str, ...]
 
 
 def can_go(server: str, key: str) -> bool:
@@ -72,13 +84,13 @@ def lists(store: Store, server: str) -> list[BlobInfo]:
     return list(store.list(_prefix(server), times=True))
 
 
-def publish(store: Store, server: str, keys: Iterable[str]) -> int:
-    """Publish keys as new lists; return how many lists that took."""
+def publish(store: Store, server: str, keys: Iterable[str], leave: Sequence[str] = ()) -> int:
+    """Publish keys as new lists, the first of which names the blobs to be left; return how many lists that took."""
     waiting = iter(keys)
     guids = GuidSource()
     count = 0
-    while some := list(itertools.islice(waiting, MOST_KEYS)):
-        head = _Head(FORMAT, server, guids.next(), utc(now_ns()))
+    while (some := list(itertools.islice(waiting, MOST_KEYS))) or (leave and not count):
+        head = _Head(FORMAT, server, guids.next(), utc(now_ns()), () if count else tuple(leave))
         plain = b"".join(msgspec.json.encode(item) + b"\n" for item in (head, *some))
         with contextlib.suppress(BlobExists):  # an answer was lost: nobody else has this GUID
             store.put(_prefix(server) + blake3(plain).hexdigest(), compress(plain), {}, create_only=True)
@@ -87,8 +99,8 @@ def publish(store: Store, server: str, keys: Iterable[str]) -> int:
     return count
 
 
-def read(store: Store, server: str, key: str) -> list[str]:
-    """Return the keys on a list.
+def read(store: Store, server: str, key: str) -> TrashList:
+    """Return what a list says.
 
     Raises:
         BlobNotFound: the list is gone.
@@ -108,9 +120,9 @@ def read(store: Store, server: str, key: str) -> list[str]:
         raise SnapshotError(f"the trash list {key} is none", _DAMAGED) from None
     if head.format > FORMAT:
         raise SnapshotError(f"the trash list {key} needs a newer Blobark", "install the current version")
-    if head.server != server or not all(can_go(server, listed) for listed in keys):
+    if head.server != server or not all(can_go(server, listed) for listed in (*keys, *head.leave)):
         raise SnapshotError(f"the trash list {key} lists what may not be deleted", _DAMAGED)
-    return keys
+    return TrashList(keys, head.leave)
 
 
 class Trash:
@@ -121,6 +133,8 @@ class Trash:
         self._server = server
         self._read: set[str] = set()
         self._rounds = 0
+        self.leave: set[str] = set()
+        """Blobs whose content is to be stored anew; a prune names a thousand at most."""
 
     @classmethod
     @contextlib.contextmanager
@@ -142,7 +156,9 @@ class Trash:
         for info in store.list(_prefix(self._server)):
             if info.key not in self._read:
                 with contextlib.suppress(BlobNotFound):  # all that was on it is gone
-                    self._listed.add(read(store, self._server, info.key), self._rounds)
+                    keys, leave = read(store, self._server, info.key)
+                    self._listed.add(keys, self._rounds)
+                    self.leave |= set(leave)
                     self._read.add(info.key)
                     found = True
         return found
@@ -161,6 +177,11 @@ class Trash:
         at = entry.blocks_at
         is_spared = not at or (theirs is not None and theirs.blocks_at == at)
         return not is_spared and self._listed.has(blocklist.key_of(self._server, at), 0)
+
+    def is_to_be_left(self, entry: Entry) -> bool:
+        """Whether an entry's content lies, at least in part, in a blob that is to be left."""
+        is_sound = entry.has_content and not entry.error and not entry.stale
+        return is_sound and any(extent.blob in self.leave for extent in entry.extents or ())
 
     def listed_lately(self, keys: Iterable[str]) -> str:
         """Return one of some keys that is on a list which the last `refresh` has found, "" for none."""
