@@ -11,7 +11,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from blobark.codec import decode_all
-from blobark.errors import BlobExists, StoreError
+from blobark.errors import BlobExists, BlobNotFound, StoreError
 from blobark.extents import of_entry, split
 from blobark.manifest import DIGEST
 from blobark.model import Block, Entry
@@ -41,6 +41,15 @@ def noted(store: Store, server: str, entry: Entry, blocks: tuple[Block, ...], bi
     except BlobExists:
         pass
     return replace(entry, blocks=None, blocks_at=digest, block_bits=bits)
+
+
+def is_there(store: Store, server: str, entry: Entry) -> bool:
+    """Whether the object with an entry's list is in the store."""
+    try:
+        store.stat(key_of(server, entry.blocks_at))
+    except BlobNotFound:
+        return False
+    return True
 
 
 def taken_in(store: Store, server: str, entry: Entry) -> Entry:

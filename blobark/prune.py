@@ -228,9 +228,7 @@ class _Pruning:
             blobs, size = blobs + len(deleted), size + sum(length for _, length in deleted)
             if rows and len(deleted) == len(rows):
                 after = rows[-1][0]
-        for key in ripe:
-            self._context.check_stop()
-            self._store.delete(key)
+        trash.finish(self._store, self._stock.server, ripe, self._listed_before_ns)
         return Amount(blobs, size)
 
     def _remove(self, numbers: list[int]) -> None:

@@ -27,7 +27,9 @@ from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Total
 from blobark.save import Saver
 from blobark.segments import SegmentWriter, respelled
 from blobark.stores.base import Store
-from blobark.trash import names_of
+from blobark.trash import Trash, names_of
+
+LOOK_LASTS_NS = 300 * 10**9
 
 
 def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, lost: int) -> Header:
@@ -46,7 +48,6 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
         result.segments_sent += 1
-    _look_again(catalog, store, saver, refs)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
@@ -71,6 +72,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
         parent=parent.number if parent else 0,
         requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
     )
+    _look_again(catalog, store, saver, refs)
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)
     result.snapshot, result.complete = header.number, header.complete
@@ -125,9 +127,24 @@ def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...])
 
 
 def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[SegmentRef]) -> None:
-    """Make sure that what this run carries over is still named by the snapshot it has seen, and all else not listed."""
-    trash, server = saver.trash, saver.result.server
-    if trash is not None and trash.refresh(store):
+    """Make sure that what this run carries over is still named by the snapshot it has seen, and all else not listed.
+
+    A look that has taken long is no longer good: a machine may have slept in the middle of it.
+    """
+    begun_ns = now_ns() - LOOK_LASTS_NS
+    while now_ns() - begun_ns >= LOOK_LASTS_NS:
+        begun_ns = now_ns()
+        seen = saver.parent.number if saver.parent else 0
+        if max(snapshot.numbers(store, saver.result.server), default=0) != seen:
+            raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
+        if saver.trash is not None:
+            _look_at_trash(catalog, store, saver, saver.trash, refs)
+
+
+def _look_at_trash(catalog: Catalog, store: Store, saver: Saver, trash: Trash, refs: list[SegmentRef]) -> None:
+    """Raise `Fatal` when a prune has listed what this run needs, or may have deleted it already."""
+    server = saver.result.server
+    if trash.refresh(store):
         for ref in refs:
             if ref.digest not in saver.known:
                 names = (name for entry in catalog.read(ref) for name in names_of(server, entry))
@@ -135,6 +152,6 @@ def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[Segment
                 if listed:
                     message = f"a prune has listed for deletion what this run needs ({listed})"
                     raise Fatal(message, "run save again: what the prune has listed is sent once more")
-    seen = saver.parent.number if saver.parent else 0
-    if max(snapshot.numbers(store, server), default=0) != seen:
-        raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
+    if trash.was_missed(store):
+        message = "a prune has listed and deleted blobs while this run was under way"
+        raise Fatal(message, "run save again: it looks for all that it needs, and sends what is gone")

@@ -93,6 +93,9 @@ class Saver:
                     yield job
             elif self._claims.missing is None and is_claim(entry, theirs):
                 self._claims.add(sequence, entry)
+                store = self._store
+                if entry.blocks_at and store is not None and not blocklist.is_there(store, self._server, entry):
+                    self._catalog.overlay(sequence, replace(entry, blocks_at="", block_bits=0))
 
     def unfound(self) -> Iterator[Job]:
         """Yield what was claimed and is not in the store: to be sent again."""

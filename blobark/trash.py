@@ -8,6 +8,10 @@ it anew. They are not deleted for that.
 A list is immutable and named by the BLAKE3 digest of its plain text, which holds a GUID: no two lists are ever the
 same. When it was published is what the store says of the blob. A list too long is several, each good by itself.
 
+    blobark/<server>/worked/<digest>   empty: that list has been worked through, and is gone
+
+So a save that outlasts a list notices that there was one. These marks are kept for a hundred days.
+
 What is on a list counts as gone for every save that begins while the list is there (`Trash`), unless the newest
 snapshot names it. Nothing but content, segments and lists of blocks of this very server can be on a list.
 """
@@ -36,6 +40,7 @@ from blobark.snapshot import PREFIX
 from blobark.stores.base import BlobInfo, Store
 
 MOST_KEYS = 50_000
+MARKS_LAST_NS = 100 * 86_400 * 10**9
 MOST_PLAIN_BYTES = 64 * 1024 * 1024
 """More than a list of the most keys has."""
 
@@ -99,6 +104,17 @@ def publish(store: Store, server: str, keys: Iterable[str], leave: Sequence[str]
     return count
 
 
+def finish(store: Store, server: str, keys: Iterable[str], clock_ns: int) -> None:
+    """Delete lists that have been worked through, and leave a mark for each; old marks go."""
+    for key in keys:
+        with contextlib.suppress(BlobExists):  # of a run that was killed just then
+            store.put(_marks(server) + key.removeprefix(_prefix(server)), b"", {}, create_only=True)
+        store.delete(key)
+    for info in list(store.list(_marks(server), times=True)):
+        if info.modified_ns < clock_ns - MARKS_LAST_NS:
+            store.delete(info.key)
+
+
 def read(store: Store, server: str, key: str) -> TrashList:
     """Return what a list says.
 
@@ -133,6 +149,7 @@ class Trash:
         self._server = server
         self._read: set[str] = set()
         self._rounds = 0
+        self._marks: set[str] = set()
         self.leave: set[str] = set()
         """Blobs whose content is to be stored anew; a prune names a thousand at most."""
 
@@ -142,6 +159,7 @@ class Trash:
         """Read all lists that there are."""
         with Listed.open() as listed:
             trash = cls(listed, server)
+            trash._marks = {info.key for info in store.list(_marks(server))}
             trash.refresh(store)
             yield trash
 
@@ -162,6 +180,11 @@ class Trash:
                     self._read.add(info.key)
                     found = True
         return found
+
+    def was_missed(self, store: Store) -> bool:
+        """Whether a list has come and gone that no `refresh` has seen. Ask after a `refresh`: marks come first."""
+        seen = {_marks(self._server) + key.removeprefix(_prefix(self._server)) for key in self._read}
+        return any(info.key not in self._marks | seen for info in store.list(_marks(self._server)))
 
     def has_segment(self, digest: str) -> bool:
         """Whether a segment is on a list."""
@@ -190,3 +213,7 @@ class Trash:
 
 def _prefix(server: str) -> str:
     return f"{PREFIX}{server}/trash/"
+
+
+def _marks(server: str) -> str:
+    return f"{PREFIX}{server}/worked/"

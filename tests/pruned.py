@@ -42,7 +42,9 @@ class Machine(Workspace):
     def elsewhere(self, folder: Path) -> Machine:
         """Return another machine that works on the same store, and knows nothing."""
         own = {key: value for key, value in self.settings.items() if not str(value).startswith(str(self.folder))}
-        return Machine(folder, self.source, **{**own, "store": str(self.store)})
+        other = Machine(folder, self.source, **{**own, "store": str(self.store)})
+        other.store = self.store
+        return other
 
 
 def age(store: Path, days: float) -> None:
