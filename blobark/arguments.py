@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from blobark import __version__
+from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.arguments_pruning import COMMANDS as PRUNING_COMMANDS
@@ -22,6 +23,7 @@ from blobark.commands import (
     run_restore,
     run_save,
 )
+from blobark.completion import SHELLS, list_script
 from blobark.context import Context
 from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
@@ -30,13 +32,13 @@ from blobark.rebuild import RebuildOptions, run_rebuild
 MONITORED = ("index", "save", "backup", "restore", "drill")
 """Commands that monitoring is told of."""
 
-USUAL = ("index", "save", "restore")
-"""What the doctor looks at when it is not told."""
+USUAL = tuple(name for name in NEEDS if name != "prune")
+"""What the doctor looks at when it is not told: a machine need not be able to delete."""
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock
-  6 an objective is missed   7 a signature is wrong   130 interrupted"""
+  6 an objective is missed   7 what is stored is damaged, or a signature wrong   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -76,13 +78,23 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     return _one(name, f"blobark {name}").parse_args(argv[1:], argparse.Namespace(command=name))
 
 
+def every_command() -> argparse.ArgumentParser:
+    """Return one parser of all commands: not to parse with, but to see what there is."""
+    parser = _Parser(prog="blobark", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"blobark {__version__}")
+    commands = parser.add_subparsers(dest="command")
+    for name, item in COMMANDS.items():
+        commands.add_parser(name, help=item.about, parents=[_one(name, f"blobark {name}")], add_help=False)
+    return parser
+
+
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets."""
     keys = ("restore_root", "max_workers", "metrics_log_file")
     return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
 
 
-def _one(name: str, prog: str) -> argparse.ArgumentParser:
+def _one(name: str, prog: str) -> _Parser:
     command = COMMANDS[name]
     examples = "\n".join(f"  {prog} {line}".rstrip() for line in command.examples.splitlines())
     parser = _Parser(
@@ -127,22 +139,28 @@ def _indexing(options: argparse.Namespace) -> IndexOptions:
 
 
 def _save_options(parser: argparse.ArgumentParser) -> None:
+    _creating(parser)
+    text = "store again what failed in the run with this journal, and nothing else; needs no index"
+    parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
+
+
+def _creating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
 
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
-    return run_save(context, SaveOptions(options.create_container, options.dry_run))
+    return run_save(context, SaveOptions(options.create_container, options.retry_failed, options.dry_run))
 
 
 def _backup_options(parser: argparse.ArgumentParser) -> None:
     _index_options(parser)
-    _save_options(parser)
+    _creating(parser)
     text = "wait until another run has finished (default: end with exit code 5)"
     parser.add_argument("--wait", action="store_true", help=text)
 
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
-    saving = SaveOptions(options.create_container, options.dry_run)
+    saving = SaveOptions(options.create_container, dry_run=options.dry_run)
     return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
 
 
@@ -163,6 +181,8 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
     text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
     parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
+    text = "restore again what failed in the run with this journal, of the same snapshot, to the same place"
+    parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
     text = "with --map: take this off each path (default: source_path)"
     parser.add_argument("--strip-prefix", default="", metavar="PATH", help=text)
 
@@ -176,13 +196,15 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
         overwrite=options.overwrite,
         rehydrate=options.rehydrate,
         share=options.share,
+        retry_failed=options.retry_failed,
+        to_given=options.restore_root is not None,
         dry_run=options.dry_run,
     )
     return run_restore(context, chosen)
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = f"what this machine is to do (may be repeated; default: {', '.join(USUAL)})"
+    text = "what this machine is to do (may be repeated; default: all of these but prune)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
@@ -198,6 +220,14 @@ def _rebuild_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
+
+
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
+
+
+def _completion(options: argparse.Namespace) -> Any:
+    return list_script(options.shell, every_command())
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +254,8 @@ COMMANDS = {
     "save": Command(
         "save_blob.py",
         "store each file of the map under its GUID and publish a snapshot",
-        "\n--dry-run\n--config /etc/blobark.yaml --json\n--create-container",
+        "\n--dry-run\n--config /etc/blobark.yaml --json\n--create-container"
+        "\n--retry-failed blobark-data/state/journals/20261121T023000Z-save.jsonl",
         _save_options,
         _run_save,
     ),
@@ -266,7 +297,17 @@ COMMANDS = {
         False,
         _report,
     ),
+    "completion": Command(
+        "blobark completion",
+        "print what makes a shell complete blobark's commands and options",
+        "bash > ~/.local/share/bash-completion/completions/blobark\nzsh > /usr/local/share/zsh/site-functions/_blobark",
+        _completion_options,
+        None,
+        False,
+        _completion,
+    ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,
     **PRUNING_COMMANDS,
+    **CHECKING_COMMANDS,
 }

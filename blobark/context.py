@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from blobark.config import Config, SourceRoot
 from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import Interrupted
+from blobark.itemlog import ItemLog
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
 from blobark.source import SourceTree
@@ -24,6 +25,9 @@ class Reporter(Protocol):
 
     def begin(self, what: str, items: int, size_bytes: int) -> None:
         """Say that a stage begins, with what it will handle (0: not known)."""
+
+    def watch(self, recent: Callable[[], Sequence[Mapping[str, Any]]] | None) -> None:
+        """Say where the samples of the last seconds are, while there are any (docs/metrics.md has their fields)."""
 
     def advance(self, items: int, size_bytes: int) -> None:
         """Say that items were handled."""
@@ -54,6 +58,8 @@ class Context:
     """What this process has repeated, and how often it was slowed down."""
     counters: Callable[[], dict[str, float]]
     """The run's own numbers of this moment, for the metrics."""
+    items: ItemLog = field(default_factory=ItemLog)
+    """The journal; `journals.journaled` gives the run one that is written."""
 
     @property
     def workers(self) -> int:

@@ -20,6 +20,7 @@ from blobark.clock import now_ns
 from blobark.config import Config
 from blobark.context import Context
 from blobark.errors import EXIT_DONE, EXIT_FATAL, BlobarkError, BlobExists, BlobNotFound, Fatal, StoreDenied
+from blobark.handout import script_sha256
 from blobark.snapshot import PREFIX
 from blobark.stores.base import Store
 
@@ -28,6 +29,8 @@ NEEDS = {
     "save": ("list", "read", "create", "write"),
     "restore": ("list", "read"),
     "prune": ("list", "read", "create", "delete"),
+    "verify": ("list", "read"),
+    "repair": ("list", "read", "create", "write"),
 }
 """The rights of each command. `create` is a new blob, `write` its blocks, where it has more than one."""
 
@@ -67,6 +70,8 @@ class DoctorResult(msgspec.Struct):
     missing: dict[str, list[str]] = msgspec.field(default_factory=dict)
     clock_ahead_s: int | None = None
     advice: list[str] = msgspec.field(default_factory=list)
+    rescue_script_sha256: str = msgspec.field(default_factory=script_sha256)
+    """Of the script that this version leaves in each container."""
 
     @property
     def exit_code(self) -> int:

@@ -19,6 +19,7 @@ LIBRARIES = (
     "psutil",
     "pyfastcdc",
     "rich",
+    "shtab",
     "yaml",
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""

@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -31,6 +32,8 @@ from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
 from metrics.stages import COMPARE, DECODE, METADATA, WRITE
+
+Told = TypeVar("Told")
 
 
 class RestoreJob(NamedTuple):
@@ -92,22 +95,33 @@ class Fetcher:
     def __call__(self, batch: list[RestoreJob]) -> list[Outcome]:
         """Restore a batch; return the outcome of each job."""
         stages = self._stages
-        begun = [stages.took(None, self._begin, job) for job in batch]
+        begun = [self._told(self._begin, job) for job in batch]
         if batch[0].bundle:
-            bundle, bundle_ns = stages.took(None, self._fetch_bundle, [step for step, _ in begun])
-            fetched = [(step, bundle_ns // len(batch)) for step in bundle]
+            stages.begin(batch[0].path, sum(job.entry.size for job in batch), len(batch) - 1)
+            bundle, bundle_ns, repeats = self._told(self._fetch_bundle, [step for step, _, _ in begun])
+            fetched = [(step, bundle_ns // len(batch), 0 if place else repeats) for place, step in enumerate(bundle)]
         else:
-            fetched = [stages.took(None, self._fetch, step) for step, _ in begun]
+            fetched = [self._told(self._fetch_alone, job, step) for job, (step, _, _) in zip(batch, begun, strict=True)]
         with self._turn:
-            ended = [stages.took(None, self._end, job, step) for job, (step, _) in zip(batch, fetched, strict=True)]
-        for job, (_, begun_ns), (_, fetched_ns), (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            ended = [stages.took(None, self._end, job, step) for job, (step, _, _) in zip(batch, fetched, strict=True)]
+        for job, first, second, (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            took_ns = first[1] + second[1] + ended_ns
             if outcome.status is Status.DONE and job.entry.kind == "file":
-                stages.item(job.entry.size, begun_ns + fetched_ns + ended_ns)
+                stages.item(job.entry.size, took_ns)
+            outcome.tell(took_ns, first[2] + second[2])
+        stages.rest()
         return [outcome for outcome, _ in ended]
+
+    def _told(self, work: Callable[..., Told], *args: Any) -> tuple[Told, int, int]:
+        """Return what `work(*args)` returns, its nanoseconds, and how many calls of the store it has repeated."""
+        repeats = self._stages.repeats
+        result, took_ns = self._stages.took(None, work, *args)
+        return result, took_ns, self._stages.repeats - repeats
 
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
         entry = job.entry
+        self._stages.begin(job.path, entry.size)
         try:
             if entry.error and not entry.has_content:
                 return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
@@ -120,11 +134,16 @@ class Fetcher:
     def _fetch_bundle(self, begun: list[_Small | Outcome]) -> list[_Fetched | Outcome]:
         """Fetch the small files of a bundle together."""
         extents = [step.extent for step in begun if isinstance(step, _Small) and step.extent is not None]
-        found = iter(read_together(self._store, extents))
+        found = iter(read_together(self._store, extents, self._stages))
         return [
             self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
             for step in begun
         ]
+
+    def _fetch_alone(self, job: RestoreJob, step: _Small | Outcome) -> _Fetched | Outcome:
+        """Fetch a small file that is in no bundle."""
+        self._stages.begin(job.path, job.entry.size)
+        return self._fetch(step)
 
     def _fetch(self, step: _Small | Outcome, found: bytes | ContentError | None = None) -> _Fetched | Outcome:
         """Return a small file's content, verified; `found` is what has been fetched already."""
@@ -237,7 +256,7 @@ class Fetcher:
             raise found
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
-            data = b"".join(content.pieces(self._store, self._server, entry)) if found is None else found
+            data = b"".join(content.pieces(self._store, self._server, entry, self._stages)) if found is None else found
             found = None
             since_ns = self._stages.now()
             check.update(data)
@@ -259,7 +278,8 @@ class Fetcher:
     def _write_blocks(self, path: bytes, entry: Entry, entry_blocks: tuple[Block, ...]) -> None:
         downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks)
         with contextlib.ExitStack() as stack:
-            old = self._old_file(stack, path, entry)
+            with self._stages.timed(COMPARE):
+                old = self._old_file(stack, path, entry)
             new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
             downloader.restore(new, old)
             with self._stages.timed(METADATA):
@@ -279,14 +299,16 @@ class Fetcher:
     def _write_stream(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
+            self._stages.begin(path, entry.size)
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
-                for piece in content.pieces(self._store, self._server, entry):
+                for piece in content.pieces(self._store, self._server, entry, self._stages):
                     since_ns = self._stages.now()
                     check.update(piece)
                     since_ns = self._stages.lap(DECODE, since_ns)
                     placer.write(piece)
                     self._stages.lap(WRITE, since_ns)
+                    self._stages.progress(len(piece))
                 if check.is_right():
                     with self._stages.timed(METADATA):
                         new.keep(entry)

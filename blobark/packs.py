@@ -28,6 +28,7 @@ from blobark.manifest import is_extent
 from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
+from metrics.stages import DECODE, Stages
 
 PACK_BYTES = 32 * 1024 * 1024
 PACK_FILES = 4000
@@ -60,8 +61,9 @@ def room_for(size_bytes: int) -> int:
 class PackWriter:
     """One pack in the making, under `key`; for one thread. Nothing is sent before a block is full."""
 
-    def __init__(self, store: Store, key: str, level: int) -> None:
-        """With a `level` of zstd it is compressed; 0 leaves it as it is."""
+    def __init__(self, store: Store, key: str, level: int, stages: Stages) -> None:
+        """With a `level` of zstd it is compressed; 0 leaves it as it is. `stages` is where the time for that goes."""
+        self._stages = stages
         self._store = store
         self._key = key
         self._level = level
@@ -76,7 +78,7 @@ class PackWriter:
 
     def add(self, entry: Entry, path: bytes, data: bytes) -> None:
         """Append a file with its content; `path` is its absolute real path."""
-        self._member(_header(path, entry, len(data)), data)
+        self._member(header_of(path, entry, len(data)), data)
 
     def extents(self) -> list[Extent]:
         """Return the extents of all files, in order; no more is added."""
@@ -94,7 +96,7 @@ class PackWriter:
         roots = tuple(Root(*text_or_b64(name)) for name in root_names)
         lines = [msgspec.json.encode(PackIndex(1, roots)), *map(encode_entry, entries)]
         index = compress(b"\n".join(lines) + b"\n")
-        self._member(_header(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
+        self._member(header_of(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
         self._end_frame(_END)
         return self._commit({META_NAME: msgspec.json.encode(self._extents[-1]).decode()}, md5=md5)
 
@@ -104,9 +106,8 @@ class PackWriter:
             self._upload.abort()
 
     def _member(self, header: bytes, data: bytes) -> None:
-        padding = bytes(-len(data) % _TAR_BLOCK)
         self._in_frame.append((len(self._frame) + len(header), len(data)))
-        self._frame += b"".join((header, data, padding))
+        self._frame += header + padded(data)
         if len(self._frame) >= FRAME_BYTES:
             self._end_frame()
 
@@ -115,7 +116,10 @@ class PackWriter:
         if not frame:
             return
         offset = self._sent_bytes + len(self._out)
-        stored = encode_where_it_pays(frame, self._level) if self._level else frame
+        stored = frame
+        if self._level:
+            with self._stages.timed(DECODE):
+                stored = encode_where_it_pays(frame, self._level)
         for start, size in self._in_frame:
             if self._level:
                 self._extents.append(Extent(self._key, offset, len(stored), size, ZSTD, start))
@@ -129,8 +133,9 @@ class PackWriter:
     def _stage(self) -> None:
         """Send what has been made so far as a block."""
         data = bytes(self._out)
-        self._hasher.update(data)
-        block = Block(len(data), digest_of(data))
+        with self._stages.timed(DECODE):
+            self._hasher.update(data)
+            block = Block(len(data), digest_of(data))
         try:
             if self._upload is None:
                 self._upload = self._store.begin(self._key)
@@ -146,9 +151,10 @@ class PackWriter:
         plain_bytes = sum(extent.plain_length for extent in self._extents[:-1])
         data = bytes(self._out)
         if self._upload is None:
-            self._hasher.update(data)
             self._sent_bytes = len(data)
-            sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
+            with self._stages.timed(DECODE):
+                self._hasher.update(data)
+                sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
         else:
             if data:
                 self._stage()
@@ -174,7 +180,13 @@ class PackWriter:
         return hasher.digest() == self._hasher.digest()
 
 
-def _header(path: bytes, entry: Entry, size_bytes: int) -> bytes:
+def padded(data: bytes) -> bytes:
+    """Return a member's data as a tar has it."""
+    return data + bytes(-len(data) % _TAR_BLOCK)
+
+
+def header_of(path: bytes, entry: Entry, size_bytes: int) -> bytes:
+    """Return what comes before a member's data in a pack; `path` is absolute."""
     info = tarfile.TarInfo(os.fsdecode(path.lstrip(b"/")))
     info.size = size_bytes
     info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid

@@ -1,8 +1,10 @@
 """Publishing: from the draft to a snapshot that is whole.
 
+    see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
     store the segments that are new
-    look again: the newest snapshot must still be the one this run has seen, and no new trash list have what it needs
+    look again: the newest snapshot must still be the one this run has seen, no new trash list have what it needs, and
+    the store's lock be this run's
     write the header, create-only; then the snapshot's segments are the draft
 
 A crash before the header leaves the snapshot before it the newest; a crash after it loses nothing.
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark import __version__, audit, snapshot
+from blobark import __version__, audit, handout, snapshot
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.codec import ZSTD
@@ -26,18 +28,20 @@ from blobark.index import remember_snapshot
 from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
 from blobark.save import Saver
 from blobark.segments import SegmentWriter, respelled
+from blobark.storelock import StoreLock
 from blobark.stores.base import Store
 from blobark.trash import Trash, names_of
 
 LOOK_LASTS_NS = 300 * 10**9
 
 
-def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, lost: int) -> Header:
+def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock: StoreLock, *, lost: int) -> Header:
     """Publish the draft as the next snapshot and return its header; `lost` items failed and are no entry of it."""
     result, parent = saver.result, saver.parent
     roots = tuple(msgspec.json.decode(catalog.get("roots"), type=list[Root]))
     if parent is None:
         _claim(context, store, result.server, roots)
+    handout.leave(context, catalog, store)
     refs: list[SegmentRef] = []
     check = audit.is_wanted(context, store)
 
@@ -73,6 +77,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
         requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
     )
     _look_again(catalog, store, saver, refs)
+    lock.check()
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)
     result.snapshot, result.complete = header.number, header.complete

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from blobark import summary_checking, summary_pruning
 from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.config import Config
@@ -16,8 +17,6 @@ from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
 from blobark.saved import SaveResult
 from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
-from blobark.summary_pruning import PRUNING
-from blobark.summary_pruning import rows_of as pruning_rows_of
 
 Rows = list[tuple[str, str]]
 
@@ -36,10 +35,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
         rows = _rebuild(result)
-    elif isinstance(result, MEASURING):
-        rows = rows_of(result)
-    elif isinstance(result, PRUNING):
-        rows = pruning_rows_of(result)
+    elif (told := _told_elsewhere(result)) is not None:
+        rows = told
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))
@@ -53,6 +50,15 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             print(f"  {name:<{width}}{printable(value)}")
+
+
+def _told_elsewhere(result: Any) -> Rows | None:
+    """Return what another module says of a result, None where none does."""
+    if isinstance(result, MEASURING):
+        return rows_of(result)
+    if isinstance(result, summary_checking.CHECKING):
+        return summary_checking.rows_of(result)
+    return summary_pruning.rows_of(result) if isinstance(result, summary_pruning.PRUNING) else None
 
 
 def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -180,6 +186,7 @@ def _doctor(result: DoctorResult) -> Rows:
         rows.append(("clock", f"{result.clock_ahead_s:+} s ahead of the service's"))
     well = "can work" if all(check.ok is not None for check in result.checks) else "can work, as far as was tried"
     rows += [(name, f"lacks: {', '.join(lacks)}" if lacks else well) for name, lacks in result.missing.items()]
+    rows.append(("rescue script", f"SHA-256 {result.rescue_script_sha256}"))
     return rows + [("advice", text) for text in result.advice]
 
 

@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
+from metrics.under_way import UnderWay
+
 STAGES: Final = ("held", "request", "decode", "read", "write", "metadata", "compare", "turn")
 """Held back by a limit, the store's brake or the pause before a repetition; one try of a call of the store, from
 sending it to its last byte; decoding and digesting; reading the source; writing content; directories, owners, modes,
@@ -55,6 +57,8 @@ class Stages:
         memory = memoryview(mmap.mmap(-1, self._rows * (_TOTALS + _CELLS) * _BYTES)).cast("q")
         # The totals lie together, so that reading them every second touches few pages.
         self._totals, self._cells = memory[: self._rows * _TOTALS], memory[self._rows * _TOTALS :]
+        self.under_way = UnderWay(self._rows)
+        """What each thread has in hand."""
         self.share(0, 1)
 
     def share(self, number: int, of: int) -> None:
@@ -88,6 +92,15 @@ class Stages:
         result = work(*args)
         return result, (now() if stage is None else self.lap(stage, since_ns)) - since_ns
 
+    def repeated(self) -> None:
+        """Count a call of the store that this thread repeats."""
+        self._mine.repeats += 1
+
+    @property
+    def repeats(self) -> int:
+        """How many calls this thread has repeated."""
+        return self._mine.repeats
+
     @contextlib.contextmanager
     def timed(self, stage: int) -> Iterator[None]:
         """Count the time of a block for a stage, however it ends."""
@@ -107,6 +120,19 @@ class Stages:
         at = _HISTOGRAMS + 2 * min(size_bytes.bit_length(), _SIZES - 1)
         cells[at] += 1
         cells[at + 1] += took_ns
+
+    def begin(self, name: bytes, size_bytes: int, others: int = 0) -> None:
+        """Say what this thread works on from now on: an item, and so many others together with it."""
+        name = b"%b and %d more" % (name, others) if others else name
+        self.under_way.begin(self._mine.number, name, size_bytes)
+
+    def progress(self, size_bytes: int) -> None:
+        """Say that so much more of it is done; for what takes long."""
+        self.under_way.add(self._mine.number, size_bytes)
+
+    def rest(self) -> None:
+        """Say that this thread has nothing in hand."""
+        self.under_way.end(self._mine.number)
 
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage, in all threads together."""
@@ -160,7 +186,9 @@ class _Row(threading.local):
 
     def __init__(self, stages: Stages) -> None:
         self.lease = stages._lease()  # noqa: SLF001 - both are one thing in two scopes
-        self.row = stages._views(self.lease.row)  # noqa: SLF001
+        self.number = self.lease.row
+        self.row = stages._views(self.number)  # noqa: SLF001
+        self.repeats = 0
 
 
 class _Lease:

@@ -91,11 +91,11 @@ class Rest:
             headers["If-Match"] = version
         return self._send("GET", key, headers=headers, hoped=206 if span else 200).body
 
-    def put(self, key: str, data: Data, meta: Mapping[str, str], tier: str, *, create_only: bool) -> None:
-        """Store a blob in one piece, in a tier ("": the account's)."""
-        headers = {"x-ms-blob-type": "BlockBlob"}
-        if create_only:
-            headers["If-None-Match"] = "*"
+    def put(
+        self, key: str, data: Data, meta: Mapping[str, str], tier: str, *, create_only: bool, version: str = ""
+    ) -> None:
+        """Store a blob in one piece, in a tier ("": the account's); where there is that `version`, if one is given."""
+        headers = {"x-ms-blob-type": "BlockBlob"} | _condition(create_only=create_only, version=version)
         self._send("PUT", key, headers=headers | _described(meta, tier), data=data, hoped=201)
 
     def delete(self, key: str) -> None:
@@ -134,12 +134,29 @@ class Rest:
         except ValueError:
             raise NoAnswer("damaged") from None
 
-    def commit(self, key: str, block_ids: Sequence[str], meta: Mapping[str, str], tier: str) -> None:
-        """Make a blob of blocks, unless there is one, in a tier ("": the account's)."""
+    def commit(
+        self, key: str, block_ids: Sequence[str], meta: Mapping[str, str], tier: str, *, version: str = ""
+    ) -> None:
+        """Make a blob of blocks in a tier ("": the account's), where there is none, or that `version` of it."""
         blocks = "".join(f"<Latest>{_b64(block_id.encode())}</Latest>" for block_id in block_ids)
         body = f'<?xml version="1.0" encoding="utf-8"?><BlockList>{blocks}</BlockList>'.encode()
-        headers = {"If-None-Match": "*"} | _described(meta, tier)
-        self._send("PUT", key, {"comp": "blocklist"}, headers, body, hoped=201)
+        condition = _condition(create_only=not version, version=version)
+        self._send("PUT", key, {"comp": "blocklist"}, condition | _described(meta, tier), body, hoped=201)
+
+    def lease(self, key: str, action: str, lease_id: str, *, lasts_s: float) -> None:
+        """Acquire (for `lasts_s`), renew or release a lease of this id on a blob."""
+        headers = {"x-ms-lease-action": action}
+        if action == "acquire":
+            headers |= {"x-ms-lease-duration": f"{lasts_s:.0f}", "x-ms-proposed-lease-id": lease_id}
+        else:
+            headers["x-ms-lease-id"] = lease_id
+        hoped = 201 if action == "acquire" else 200
+        self._send("PUT", key, {"comp": "lease"}, headers, hoped=hoped)
+
+    def put_leased(self, key: str, lease_id: str, data: bytes) -> None:
+        """Store a small blob over one on which there is this lease."""
+        headers = {"x-ms-blob-type": "BlockBlob", "x-ms-lease-id": lease_id}
+        self._send("PUT", key, headers=headers, data=data, hoped=201)
 
     def page(self, prefix: str, marker: str, *, meta: bool = False) -> tuple[list[BlobInfo], str]:
         """Return up to `NAMES_IN_A_PAGE` blobs and the marker of the next page, which is empty after the last."""
@@ -218,6 +235,13 @@ class Rest:
             sas = container_sas(name, key, self._container, rights="rwdl", until_ns=until_ns)
             self._made_sas = until_ns, sas
         return sas
+
+
+def _condition(*, create_only: bool, version: str) -> dict[str, str]:
+    """Return the header that says what may be there before a blob is stored."""
+    if version:
+        return {"If-Match": version}
+    return {"If-None-Match": "*"} if create_only else {}
 
 
 def _described(meta: Mapping[str, str], tier: str) -> dict[str, str]:
