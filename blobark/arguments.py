@@ -11,6 +11,7 @@ from blobark import __version__
 from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
+from blobark.arguments_pruning import COMMANDS as PRUNING_COMMANDS
 from blobark.arguments_restore import RESTORE
 from blobark.backup import BackupOptions, run_backup
 from blobark.command import Command
@@ -23,6 +24,9 @@ from blobark.rebuild import RebuildOptions, run_rebuild
 
 MONITORED = ("index", "save", "backup", "restore", "drill")
 """Commands that monitoring is told of."""
+
+USUAL = tuple(name for name in NEEDS if name != "prune")
+"""What the doctor looks at when it is not told: a machine need not be able to delete."""
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
@@ -154,12 +158,12 @@ def _run_backup(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = "what this machine is to do (may be repeated; default: all of these)"
+    text = "what this machine is to do (may be repeated; default: all of these but prune)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
 def _run_doctor(context: Context, options: argparse.Namespace) -> Any:
-    return run_doctor(context, options.commands or tuple(NEEDS), dry_run=options.dry_run)
+    return run_doctor(context, options.commands or USUAL, dry_run=options.dry_run)
 
 
 def _rebuild_options(parser: argparse.ArgumentParser) -> None:
@@ -251,5 +255,6 @@ COMMANDS = {
     ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,
+    **PRUNING_COMMANDS,
     **CHECKING_COMMANDS,
 }

@@ -41,7 +41,7 @@ from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
 from blobark.journals import journaled
 from blobark.model import display, printable
-from blobark.save import SaveResult
+from blobark.saved import SaveResult
 from blobark.storelock import StoreLock, store_lock
 from blobark.walk import raise_descriptor_limit
 

@@ -43,6 +43,20 @@ def noted(store: Store, server: str, entry: Entry, blocks: tuple[Block, ...], bi
     return replace(entry, blocks=None, blocks_at=digest, block_bits=bits)
 
 
+def is_there(store: Store, server: str, entry: Entry) -> bool:
+    """Whether the object with an entry's list is in the store."""
+    try:
+        store.stat(key_of(server, entry.blocks_at))
+    except BlobNotFound:
+        return False
+    return True
+
+
+def taken_in(store: Store, server: str, entry: Entry) -> Entry:
+    """Return the entry with its list in itself, however long; without a list where there is none that can be read."""
+    return replace(entry, blocks=load(store, server, entry) or None, blocks_at="")
+
+
 def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
     """Return an entry's blocks; none where it has none that can be read, or that are not those of its content."""
     blocks = entry.blocks or ()

@@ -28,11 +28,13 @@ from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
 from blobark.model import Header, Root, display, printable
 from blobark.publish import publish
-from blobark.save import Saver, SaveResult
+from blobark.save import Saver
+from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import Store
 from blobark.target import Target
+from blobark.trash import Trash
 from blobark.walk import raise_descriptor_limit
 
 SAVE_SUMMARY = ("snapshot", "complete", "files", "file_bytes", "sent", "sent_bytes", "kept", "skipped", "workers")
@@ -141,10 +143,14 @@ def save_draft(
     `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
     """
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
-    saver = Saver(context, catalog, store, catalog.get("server"), roots)
-    context.items.begin(server=catalog.get("server"), host=identity.this_host().name)
+    server = catalog.get("server")
+    context.items.begin(server=server, host=identity.this_host().name)
     log, watched = context.config.save_metrics_log_file, context.sources()[0].path
-    with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
+    with (
+        Trash.open(store, server) as trash,
+        measured.sampler(context, "save", log, watched, server=server) as sampler,
+    ):
+        saver = Saver(context, catalog, store, server, roots, trash)
         saver.store()
         header = publish(context, catalog, store, saver, lock, lost=len(lost))
         saver.result.failed.extend(lost)

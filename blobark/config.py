@@ -30,11 +30,10 @@ from blobark.config_keys import (
     SourceRoot,
     UploadCheck,
     connection_fault,
-    renamed_source_root,
-    source_root,
 )
 from blobark.errors import ConfigError
 from blobark.model import display
+from blobark.retention import Keep
 
 __all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connection_fault", "load"]
 
@@ -105,6 +104,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     journals: int
     """So many are kept; 0: none is written."""
     max_age_s: int | None
+    keep: Keep | None
+    """Which snapshots a prune keeps; None: all of them."""
     hook_before: str | None
     hook_after: str | None
     hook_on_failure: str | None
@@ -217,8 +218,8 @@ class _Values:
         base = Path.cwd() if key in self._options else self._base
         value = given.value
         try:
-            if isinstance(value, dict) and rule.read is source_root:
-                return renamed_source_root(value, base)
+            if isinstance(value, dict) and rule.read_mapping is not None:
+                return rule.read_mapping(value, base)
             if isinstance(value, str):
                 return rule.read(value, base)
             if value is None and not (rule.many and given.line):

@@ -138,18 +138,18 @@ class SettingsFile:
         return top
 
     def _value(self, key: str, node: yaml.Node, depth: int = 0) -> Given | None:
-        """A scalar, a list of values, or a mapping of scalars; None, and a mistake noted, for whatever else."""
+        """A scalar, a list of values, or a mapping of either; None, and a mistake noted, for whatever else."""
         line = node.start_mark.line + 1
         if not _CORE_TAG.fullmatch(node.tag):
             self._mistakes.add(line, key, "YAML tags are not taken here")
             return None
         if isinstance(node, yaml.ScalarNode):
             return Given(line, None) if node.tag.endswith(":null") else self._filled(line, key, node.value)
-        if isinstance(node, yaml.SequenceNode) and depth == 0:
-            items = [self._value(key, item, 1) for item in node.value]
+        if isinstance(node, yaml.SequenceNode) and depth in (0, 2):
+            items = [self._value(key, item, depth + 1) for item in node.value]
             return Given(line, [item for item in items if item is not None])
         if isinstance(node, yaml.MappingNode) and depth < 2:
-            fields = {str(name.value): self._value(key, item, 2) for name, item in node.value}
+            fields = {str(name.value): self._value(key, item, depth + 2) for name, item in node.value}
             whole = {name: item for name, item in fields.items() if item is not None}
             return Given(line, whole) if len(whole) == len(fields) else None
         self._mistakes.add(line, key, "nested too deeply")

@@ -16,6 +16,7 @@ import msgspec
 
 from blobark.codec import DEFAULT_LEVEL, LEVELS
 from blobark.config_file import Given
+from blobark.config_keep import keep_rules, keep_text
 
 Delta = Literal["whole", "extents", "off"]
 ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
@@ -71,6 +72,8 @@ class Key(NamedTuple):
     secret: bool = False
     field: str = ""
     """What it is called in Config, if not like the key."""
+    read_mapping: Callable[[dict[str, Given], Path], Any] | None = None
+    """Reads `{name: value, ...}`, where that can be given."""
 
 
 def _path(text: str, base: Path) -> Path:
@@ -117,13 +120,14 @@ def _workers(text: str, _base: Path) -> int | None:
 
 
 def _size_bytes(text: str, _base: Path) -> int:
-    size_bytes = _bytes(text)
+    size_bytes = bytes_of(text)
     if size_bytes < _LEAST_MEMORY_BYTES:
         raise ValueError(f"expected at least {_LEAST_MEMORY_BYTES >> 20}MiB")
     return size_bytes
 
 
-def _bytes(text: str) -> int:
+def bytes_of(text: str) -> int:
+    """Read a size, in bytes. Raises ValueError("expected ...")."""
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kmgt]?)(i?)(b?)", text.strip().lower())
     if match is None or (match[3] and not match[2]):
         raise ValueError("expected a size such as 256MiB or 1GB")
@@ -154,7 +158,7 @@ def _age_s(text: str, _base: Path) -> int:
 
 
 def _bandwidth(text: str, _base: Path) -> int:
-    return _rate(text, lambda: _bytes(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
+    return _rate(text, lambda: bytes_of(text.removesuffix("/s")), _LEAST_BANDWIDTH, "64KiB or more, such as 10MiB")
 
 
 def _requests(text: str, _base: Path) -> int:
@@ -224,7 +228,7 @@ def _compression(text: str, _base: Path) -> int:
 
 def _pack_below(text: str, _base: Path) -> int:
     """Read the size up to which files are packed, in bytes; 0 for none."""
-    size_bytes = 0 if text == "0" else _bytes(text)
+    size_bytes = 0 if text == "0" else bytes_of(text)
     if size_bytes > _MOST_PACKED_BYTES:
         raise ValueError(f"expected 0 (off), or a size of at most {_MOST_PACKED_BYTES >> 20}MiB, such as 64KiB")
     return size_bytes
@@ -287,7 +291,7 @@ def _secret(text: str, _base: Path) -> Secret:
 
 
 KEYS: Final[dict[str, Key]] = {
-    "source_path": Key(source_root, many=True),
+    "source_path": Key(source_root, many=True, read_mapping=renamed_source_root),
     "guid_mapping_file": Key(_path, "guid_file_mapping.json"),
     "skip_files": Key(_file_glob, many=True),
     "skip_path": Key(_skip_path, many=True),
@@ -325,6 +329,7 @@ KEYS: Final[dict[str, Key]] = {
     "journal_dir": Key(_path),
     "journals": Key(_journals, "30"),
     "max_age": Key(_age_s, field="max_age_s"),
+    "keep": Key(keep_text, read_mapping=keep_rules),
     "hook_before": Key(_command, secret=True),
     "hook_after": Key(_command, secret=True),
     "hook_on_failure": Key(_command, secret=True),

@@ -29,8 +29,7 @@ class Difference:
         self._store = store
         self._server = server
         self._root_names = root_names
-        known = int(catalog.get("snapshot") or "0")
-        self.parent: Header | None = snapshot.latest(store, server, known) if store else None
+        self.parent: Header | None = snapshot.latest(store, server) if store else None
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         """The digests of the newest snapshot's segments."""
 

@@ -28,6 +28,7 @@ NEEDS = {
     "index": ("list", "read"),
     "save": ("list", "read", "create", "write"),
     "restore": ("list", "read"),
+    "prune": ("list", "read", "create", "delete"),
     "verify": ("list", "read"),
     "repair": ("list", "read", "create", "write"),
 }
@@ -96,12 +97,13 @@ def examine(context: Context, server: str, commands: Sequence[str], *, dry_run: 
         result.checks.append(Check(right, None) if dry_run and writes else _tried(right, way, store))
     allowed = {check.what for check in result.checks if check.ok is not False}
     result.missing = {name: [right for right in NEEDS[name] if right not in allowed] for name in commands}
-    refused = next((check for check in result.checks if check.ok is False and check.what != "delete"), None)
+    needed = {right for name in commands for right in NEEDS[name]}
+    refused = next((check for check in result.checks if check.ok is False and check.what in needed), None)
     if refused is not None:
         names = ", ".join(name for name, rights in result.missing.items() if rights)
-        result.advice.append(f"{names or 'no command here'} cannot work: {refused.said}")
-    elif next(check.ok for check in result.checks if check.what == "delete") and context.config.store == "azure":
-        result.advice.append("the right to delete is given, and no command needs it: see docs/operations.md")
+        result.advice.append(f"{names} cannot work: {refused.said}")
+    elif _may_delete(result) and context.config.store == "azure" and "prune" not in commands:
+        result.advice.append("the right to delete is given, and only prune and forget need it: see docs/operations.md")
     return result
 
 
@@ -126,6 +128,10 @@ def _reach(context: Context, result: DoctorResult, commands: Sequence[str]) -> S
         if abs(result.clock_ahead_s) > SKEW_S:
             result.advice.append(f"this machine's clock is {result.clock_ahead_s:+} s off the service's: set it right")
     return store
+
+
+def _may_delete(result: DoctorResult) -> bool:
+    return any(check.what == "delete" and check.ok for check in result.checks)
 
 
 def _tried(right: str, way: Callable[[Store], None], store: Store) -> Check:

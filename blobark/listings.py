@@ -16,7 +16,7 @@ from typing import Protocol
 
 import msgspec
 
-from blobark import browse, identity, mapfile, snapshot
+from blobark import browse, identity, mapfile, snapshot, tags
 from blobark.browse import Tree
 from blobark.catalog import Catalog
 from blobark.clock import utc
@@ -70,12 +70,14 @@ class SnapshotRow(msgspec.Struct, frozen=True):
     complete: bool
     rescued: bool
     errors: int
+    tags: list[str]
 
     def line(self) -> str:
         """Return the line for a person."""
         state = "rescued" if self.rescued else "complete" if self.complete else f"incomplete ({self.errors} failed)"
         sizes = f"{self.files:>12,} {self.file_bytes:>18,} {self.new_bytes:>18,} {self.seconds:>8,}"
-        return f"{self.number:>6} {self.time:<20} {sizes}  {state:<12} {self.host}"
+        labels = f"  [{', '.join(self.tags)}]" if self.tags else ""
+        return f"{self.number:>6} {self.time:<20} {sizes}  {state:<12} {self.host}{labels}"
 
 
 SNAPSHOTS_HEADING = (
@@ -152,8 +154,10 @@ def list_snapshots(context: Context, server: str) -> Listing:
     """List a server's snapshots, oldest first; one that cannot be read is named and passed over."""
     store = context.open_store(False)
     failed: list[tuple[str, str]] = []
-    headers = _headers(context, store, server_of(context, store, server), failed)
-    return Listing(SNAPSHOTS_HEADING, map(_snapshot_row, headers), failed)
+    server = server_of(context, store, server)
+    headers = _headers(context, store, server, failed)
+    labels = tags.read(store, server)
+    return Listing(SNAPSHOTS_HEADING, (_snapshot_row(header, labels) for header in headers), failed)
 
 
 def list_entries(context: Context, server: str, number: int, path: bytes) -> Listing:
@@ -264,7 +268,7 @@ def _entries(tree: Tree, path: bytes) -> Iterator[Entry]:
         raise SnapshotError(f"{display(wanted)} is not in snapshot {tree.header.number}")
 
 
-def _snapshot_row(header: Header) -> SnapshotRow:
+def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> SnapshotRow:
     totals = header.totals
     seconds = datetime.fromisoformat(header.ended) - datetime.fromisoformat(header.started)
     return SnapshotRow(
@@ -278,6 +282,7 @@ def _snapshot_row(header: Header) -> SnapshotRow:
         complete=header.complete,
         rescued=header.rescued,
         errors=totals.errors,
+        tags=sorted(labels.get(header.number, ())),
     )
 
 

@@ -15,7 +15,7 @@ from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
 from blobark.model import display
 from blobark.restore import RestoreResult
-from blobark.save import SaveResult
+from blobark.saved import SaveResult
 
 Result = IndexResult | SaveResult | BackupResult | RestoreResult | DrillResult
 

@@ -3,7 +3,8 @@
     see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
     store the segments that are new
-    look again: the newest snapshot must still be the one this run has seen, and the store's lock this run's
+    look again: the newest snapshot must still be the one this run has seen, no new trash list have what it needs, and
+    the store's lock be this run's
     write the header, create-only; then the snapshot's segments are the draft
 
 A crash before the header leaves the snapshot before it the newest; a crash after it loses nothing.
@@ -11,6 +12,7 @@ A crash before the header leaves the snapshot before it the newest; a crash afte
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import msgspec
@@ -25,9 +27,12 @@ from blobark.identity import this_host
 from blobark.index import remember_snapshot
 from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
 from blobark.save import Saver
-from blobark.segments import SegmentWriter
+from blobark.segments import SegmentWriter, respelled
 from blobark.storelock import StoreLock
 from blobark.stores.base import Store
+from blobark.trash import Trash, names_of
+
+LOOK_LASTS_NS = 300 * 10**9
 
 
 def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock: StoreLock, *, lost: int) -> Header:
@@ -47,7 +52,6 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
         result.segments_sent += 1
-    _look_again(store, saver)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
@@ -72,6 +76,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
         parent=parent.number if parent else 0,
         requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
     )
+    _look_again(catalog, store, saver, refs)
     lock.check()
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)
@@ -89,6 +94,8 @@ def _new_segments(catalog: Catalog, saver: Saver, refs: list[SegmentRef]) -> Ite
     finished: list[tuple[SegmentRef, bytes]] = []
 
     def keep(ref: SegmentRef, stored: bytes) -> None:
+        while saver.trash and ref.digest not in saver.known and saver.trash.has_segment(ref.digest):
+            ref, stored = respelled(ref, stored)
         refs.append(ref)
         catalog.put_segment(ref.digest, stored)
         if ref.digest not in saver.known:
@@ -124,9 +131,32 @@ def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...])
         raise Fatal(f"another machine ({known.host.name}) has the name {server}", hint)
 
 
-def _look_again(store: Store, saver: Saver) -> None:
-    """Make sure that what this run carries over is still named by the snapshot it has seen."""
-    seen = saver.parent.number if saver.parent else 0
-    newest = snapshot.latest(store, saver.result.server, seen)
-    if (newest.number if newest else 0) != seen:
-        raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
+def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[SegmentRef]) -> None:
+    """Make sure that what this run carries over is still named by the snapshot it has seen, and all else not listed.
+
+    A look that has taken long is no longer good: a machine may have slept in the middle of it.
+    """
+    begun_ns = now_ns() - LOOK_LASTS_NS
+    while now_ns() - begun_ns >= LOOK_LASTS_NS:
+        begun_ns = now_ns()
+        seen = saver.parent.number if saver.parent else 0
+        if max(snapshot.numbers(store, saver.result.server), default=0) != seen:
+            raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
+        if saver.trash is not None:
+            _look_at_trash(catalog, store, saver, saver.trash, refs)
+
+
+def _look_at_trash(catalog: Catalog, store: Store, saver: Saver, trash: Trash, refs: list[SegmentRef]) -> None:
+    """Raise `Fatal` when a prune has listed what this run needs, or may have deleted it already."""
+    server = saver.result.server
+    if trash.refresh(store):
+        for ref in refs:
+            if ref.digest not in saver.known:
+                names = (name for entry in catalog.read(ref) for name in names_of(server, entry))
+                listed = trash.listed_lately(itertools.chain([snapshot.segment_key(server, ref.digest)], names))
+                if listed:
+                    message = f"a prune has listed for deletion what this run needs ({listed})"
+                    raise Fatal(message, "run save again: what the prune has listed is sent once more")
+    if trash.was_missed(store):
+        message = "a prune has listed and deleted blobs while this run was under way"
+        raise Fatal(message, "run save again: it looks for all that it needs, and sends what is gone")

@@ -179,8 +179,7 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         failures = restore_failures(options.retry_failed, place)
         server, options = failures.run.server, dataclasses.replace(options, snapshot=failures.run.snapshot)
     server = server or identity.server_to_restore(store)
-    known = int(catalog.get("snapshot") or "0") if catalog else 0
-    header = _header(context, store, server, options, known)
+    header = _header(context, store, server, options)
     if options.delete and not header.complete:
         hint = "choose another one with --snapshot N, or --at TIME"
         raise ConfigError(f"--delete needs a complete snapshot, and {header.number} is not", hint)
@@ -347,14 +346,14 @@ def _hold_archived(context: Context, archive: Archive, options: RestoreOptions, 
         raise archive.refusal()
 
 
-def _header(context: Context, store: Store, server: str, options: RestoreOptions, known: int) -> Header:
+def _header(context: Context, store: Store, server: str, options: RestoreOptions) -> Header:
     if options.at_ns:
         header = snapshot.last_complete(store, server, options.at_ns)
         at = f"--at {utc(options.at_ns)}: snapshot {header.number} of {header.started}"
         context.reporter.tell(at)
         return header
     found = snapshot.load(store, server, options.snapshot) if options.snapshot else None
-    found = found or snapshot.latest(store, server, known)
+    found = found or snapshot.latest(store, server)
     if found is None:
         raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
     if found.totals.errors:

@@ -5,6 +5,7 @@
     round 1  store wanted - there, noting each entry in the catalog as it gets done
     round 2  what changed meanwhile, or whose GUID was taken: once more, under new GUIDs that are durable before use
     audit    (audit.py) what is not in the store as it was read: likewise
+    trash    (trash.py) what is on a trash list, and the newest snapshot does not name: likewise
     publish  (publish.py) the segments that are new, then the header, create-only
 
 First run, resumed run and small change are the same path. A segment that the newest snapshot has too is not even read.
@@ -15,11 +16,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from msgspec.structs import replace
 
-from blobark import audit
+from blobark import audit, blocklist
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
 from blobark.claims import Claims, is_claim
@@ -33,61 +33,32 @@ from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
 from blobark.packing import Packing
 from blobark.packs import room_for
 from blobark.plan import why_sent
+from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.trash import Trash
 
 COMMIT_NS = 1_000_000_000
 LAST_ROUND = 3
 WRONG_AT_ONCE = 1000
 
 
-@dataclass(slots=True)
-class SaveResult:
-    """What a save did: counts of files and blobs, and bytes."""
-
-    server: str = ""
-    snapshot: int = 0
-    complete: bool = False
-    files: int = 0
-    file_bytes: int = 0
-    entries: int = 0
-    sent: int = 0
-    """Files and placeholders whose content was stored, in so many `blobs`."""
-    blobs: int = 0
-    sent_bytes: int = 0
-    """What went over the line for them."""
-    audited: int = 0
-    """Blobs that the store itself listed as they were read, before the snapshot was published."""
-    sent_again: int = 0
-    """Blobs that it did not, and that were sent again under another GUID. `sent` counts both."""
-    equal: int = 0
-    """Files whose content was stored for another one, and the bytes of it."""
-    equal_bytes: int = 0
-    packed: int = 0
-    """Files that were stored in packs, and in how many."""
-    packs: int = 0
-    plain_bytes: int = 0
-    """What the blobs hold that were made: of content before compression, and how long they are, with packs' headers."""
-    stored_bytes: int = 0
-    kept: int = 0
-    skipped: int = 0
-    changed_while_read: list[str] = field(default_factory=list)
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    segments_sent: int = 0
-    """Parts of the manifest that the store did not have; 0 where nothing has changed."""
-    workers: int = 0
-    """Transfers at a time, as they were in the end."""
-    requests: dict[str, int] = field(default_factory=dict)
-    """With a dry run: how many requests of each kind a real one would make."""
-
-
 class Saver:
     """One save: `plan` says what is to do, `store` does it. The caller publishes."""
 
-    def __init__(self, context: Context, catalog: Catalog, store: Store | None, server: str, roots: list[Root]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        catalog: Catalog,
+        store: Store | None,
+        server: str,
+        roots: list[Root],
+        trash: Trash | None = None,
+    ) -> None:
         self._context = context
         self._catalog = catalog
         self._store = store
+        self.trash = trash
         self._server = server
         self._root_names = [root.raw_name for root in roots]
         config = context.config
@@ -123,6 +94,9 @@ class Saver:
                     yield job
             elif self._claims.missing is None and is_claim(entry, theirs):
                 self._claims.add(sequence, entry)
+                store = self._store
+                if entry.blocks_at and store is not None and not blocklist.is_there(store, self._server, entry):
+                    self._catalog.overlay(sequence, replace(entry, blocks_at="", block_bits=0))
 
     def unfound(self) -> Iterator[Job]:
         """Yield what was claimed and is not in the store: to be sent again."""
@@ -144,7 +118,9 @@ class Saver:
             self._adopt()
             self._round(self._packing.cut(self.plan()))
             self._round(self._packing.cut(self.unfound()))
+            self._leave_dead()
             self._settle()
+            self._leave_trash()
             self._finish()
 
     def _known_contents(self) -> Contents:
@@ -206,6 +182,41 @@ class Saver:
         for job in self._again:
             self._take(failed(job, "its GUID was taken each time"))
         self._again = []
+
+    def _leave_dead(self) -> None:
+        """Store anew what lies in blobs that a prune has found mostly dead. What cannot be read stays where it is."""
+        trash = self.trash
+        if not trash or not trash.leave:
+            return
+        entries = self._catalog.entries()
+        left = (Job(place, entry, entry) for place, entry in entries if trash.is_to_be_left(entry))
+        while jobs := list(itertools.islice(left, WRONG_AT_ONCE)):
+            if self._contents is not None:
+                self._contents.forget([job.entry for job in jobs])
+            self.result.rewritten += len(jobs)
+            self._round(self._packing.cut(self._renewed(jobs)), may_stay=True)
+
+    def _leave_trash(self) -> None:
+        """Store once more, under new GUIDs, what may be deleted before this run has published that it needs it."""
+        store, trash = self._store, self.trash
+        if not trash or store is None:
+            return
+        changed = self._difference.entries()
+        listed = (Job(place, entry, theirs) for place, entry, theirs in changed if trash.has_content(entry, theirs))
+        count = 0
+        while jobs := list(itertools.islice(listed, WRONG_AT_ONCE)):
+            count += len(jobs)
+            if self._contents is not None:
+                self._contents.forget([job.entry for job in jobs])
+            for job in (job for job in jobs if job.entry.error):
+                self._take(failed(job, job.entry.error))
+            self._round(self._packing.cut(self._renewed([job for job in jobs if not job.entry.error])))
+        self._settle()
+        for place, entry, theirs in self._difference.entries():
+            if trash.has_blocks(entry, theirs):
+                self._catalog.overlay(place, blocklist.taken_in(store, self._server, entry))
+        if count:
+            self._context.reporter.warn(f"items whose content a prune has listed for deletion, sent again: {count}")
 
     def _check_sent(self, store: Store) -> None:
         """Audit what was sent, and then what the heirs of the hard-link groups that failed have sent."""
@@ -296,7 +307,8 @@ class Saver:
             self._catalog.commit()
         return jobs
 
-    def _round(self, jobs: Iterable[Job]) -> None:
+    def _round(self, jobs: Iterable[Job], *, may_stay: bool = False) -> None:
+        """Store the jobs; with `may_stay` one that fails keeps the entry that it had before."""
         if self._store is None:
             raise TypeError("there is no store to save to")
         context = self._context
@@ -307,6 +319,9 @@ class Saver:
                 if context.crew
                 else context.engine.run(jobs, sender, cost=cost_of, bundle=bundle_of)
             ):
+                if may_stay and outcome.status is Status.FAILED and job.previous is not None:
+                    self.result.rewritten -= 1
+                    outcome = Outcome(job.sequence, job.previous, Status.KEPT)
                 if outcome.status is Status.CHANGED:
                     self._again.append(job)
                 elif outcome.status is Status.EQUAL_UNDER_WAY:

@@ -252,3 +252,27 @@ class Landing:
         """Yield the lines of all entries, in the order of a manifest."""
         for (line,) in self._db.execute("SELECT line FROM placed ORDER BY path"):
             yield bytes(line)
+
+
+class Listed:
+    """Keys on trash lists, each with the round in which its list was read."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Listed]:
+        """Open an empty one."""
+        with opened("CREATE TABLE listed(key TEXT PRIMARY KEY, round INTEGER NOT NULL) WITHOUT ROWID;") as connection:
+            yield cls(connection)
+
+    def add(self, keys: Iterable[str], number: int) -> None:
+        """Note the keys of a list that was read in round `number`."""
+        query = "INSERT INTO listed VALUES (?, ?) ON CONFLICT DO UPDATE SET round = excluded.round"
+        self._db.executemany(query, ((key, number) for key in keys))
+
+    def has(self, key: str, since: int) -> bool:
+        """Whether a key is on a list that was read in round `since` or later."""
+        query = "SELECT 1 FROM listed WHERE key = ? AND round >= ?"
+        return self._db.execute(query, (key, since)).fetchone() is not None

@@ -136,17 +136,8 @@ def _check_header(header: Header) -> None:
         raise SnapshotError(f"snapshot {header.number} of {header.server} contradicts itself: it is damaged")
 
 
-def latest(store: Store, server: str, known: int = 0) -> Header | None:
-    """Return the header of the newest snapshot, None when there is none.
-
-    `known` is the number of one that was there once: if it still is, it and its successors are asked for, which
-    takes two requests where nothing has happened, and no listing.
-    """
-    header = find(store, server, known) if known else None
-    if header is not None:
-        while (following := find(store, server, header.number + 1)) is not None:
-            header = following
-        return header
+def latest(store: Store, server: str) -> Header | None:
+    """Return the header of the newest snapshot, None when there is none."""
     have = numbers(store, server)
     return load(store, server, have[-1]) if have else None
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from blobark import summary_checking
+from blobark import summary_checking, summary_pruning
 from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.config import Config
@@ -15,7 +15,7 @@ from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
-from blobark.save import SaveResult
+from blobark.saved import SaveResult
 from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
 
 Rows = list[tuple[str, str]]
@@ -35,10 +35,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
         rows = _rebuild(result)
-    elif isinstance(result, MEASURING):
-        rows = rows_of(result)
-    elif isinstance(result, summary_checking.CHECKING):
-        rows = summary_checking.rows_of(result)
+    elif (told := _told_elsewhere(result)) is not None:
+        rows = told
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))
@@ -52,6 +50,15 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         width = max(len(name) for name, _ in rows) + 2
         for name, value in rows:
             print(f"  {name:<{width}}{printable(value)}")
+
+
+def _told_elsewhere(result: Any) -> Rows | None:
+    """Return what another module says of a result, None where none does."""
+    if isinstance(result, MEASURING):
+        return rows_of(result)
+    if isinstance(result, summary_checking.CHECKING):
+        return summary_checking.rows_of(result)
+    return summary_pruning.rows_of(result) if isinstance(result, summary_pruning.PRUNING) else None
 
 
 def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -107,6 +114,8 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
         rows.append(("audited in the store", f"{result.audited:,} blobs"))
     if result.sent_again:
         rows.append(("arrived wrong, sent again", f"{result.sent_again:,}"))
+    if result.rewritten:
+        rows.append(("stored anew, to leave dead blobs", f"{result.rewritten:,}"))
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed)

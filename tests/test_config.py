@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from blobark.config import Config, Login, Secret, SourceRoot, connection_fault, load
 from blobark.errors import ConfigError
+from blobark.retention import Keep
 
 SHIPPED = Path(__file__).resolve().parent.parent / "config.yaml"
 KEY = "AccountName=acc;AccountKey=c2VjcmV0"
@@ -64,6 +65,17 @@ def test_the_shipped_file_is_valid_and_shows_the_defaults(tmp_path: Path) -> Non
             assert theirs == ours, name
     assert shipped.source_path == (SourceRoot(SHIPPED.parent / "docs", os.fsencode(SHIPPED.parent / "docs")),)
     assert shipped.source_path[0].path.is_dir()
+
+
+def test_what_is_to_be_kept(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("source_path: a\nkeep: {last: 3, hourly: 24, daily: 14, weekly: 8, within: 30d, tags: [x, y-1]}\n")
+    rules = Keep(last=3, hourly=24, daily=14, weekly=8, within_s=30 * 86_400, tags=("x", "y-1"))
+    assert load(file, environ={}).keep == rules
+    file.write_text("source_path: a\nkeep:\n  monthly: 12\n  yearly: 5\n  tags: forever\n")
+    assert load(file, environ={}).keep == Keep(monthly=12, yearly=5, tags=("forever",))
+    file.write_text("source_path: a\n")
+    assert load(file, environ={}).keep is None
 
 
 def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> None:
@@ -323,6 +335,15 @@ MISTAKES = {
     "metrics_log_file: a\nlog_file: ./a": "2: log_file: expected another file than metrics_log_file",
     "max_age: 0h": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '0h'",
     "max_age: 26": "1: max_age: expected a time such as 26h, 90m, 7d or 2w, got '26'",
+    "keep: 7": "1: keep: expected rules such as {last: 3, daily: 14, monthly: 12}, got '7'",
+    "keep: {}": "1: keep: expected one or more of last, hourly, daily, weekly, monthly, yearly, within, tags",
+    "keep: {dayly: 7}": "1: keep: expected one or more of last, hourly, daily, weekly, monthly, yearly, within, tags",
+    "keep: {daily: 0}": "1: keep: expected daily to be a whole number of 1 or more",
+    "keep: {daily: [1]}": "1: keep: expected daily to be a whole number of 1 or more",
+    "keep: {within: 3}": "1: keep: expected within to be a time such as 48h, 30d or 8w",
+    "keep: {tags: [a b]}": "1: keep: expected tags to be one or more names of a-z, 0-9, ., _ and -",
+    "keep: {tags: [[a]]}": "1: keep: nested too deeply\nconfig.yaml:1: keep: expected tags to be one or more names of "
+    "a-z, 0-9, ., _ and -",
     "hook_before: ' '": "1: hook_before: expected a command for /bin/sh",
     "metrics_log_file: a\nsave_metrics_log_file: ./a": "2: save_metrics_log_file: expected another file than "
     "metrics_log_file",

@@ -32,10 +32,14 @@ LETTERS = {
     "backup": "rwl",
     "restore": "rl",
     "status": "rl",
+    "tag": "rcl",
+    "prune": "rcld",
+    "forget": "rcld",
     "verify": "rl",
     "repair": "rwl",
     "doctor": "rwl",
 }
+USUAL = tuple(name for name in NEEDS if name != "prune")
 RIGHTS = {"r": "read", "l": "list", "w": "write"}
 ALL = "racwdl"
 
@@ -150,6 +154,45 @@ def test_restore(azurite: AzuriteServer, container: ContainerClient, tmp_path: P
         assert differences(str(source), str(workspace.restored)) == []
 
 
+@pytest.mark.parametrize("rights", ["rcld", "cld", "rld", "rcd", "rcl"])
+@pytest.mark.parametrize("command", ["prune", "forget"])
+def test_prune(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str, command: str
+) -> None:
+    before = workspace_with(azurite, container, tmp_path / "before", source, ALL)
+    for number in range(2):
+        (source / "changing").write_bytes(b"x" * number)
+        before.run("backup")
+    (source / "changing").unlink()
+    stored = names_in(container)
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    workspace.configure(keep={"last": 1})
+    options = ["--yes", *(["1"] if command == "forget" else [])]
+    run = workspace.run(command, *options, expect=0 if rights == LETTERS[command] else 4)
+    gone = set(stored) - set(names_in(container))
+    assert {name.partition("/snapshots/")[2] for name in gone} == (
+        {"0000000001"} if "d" in rights and "r" in rights and "l" in rights else set()
+    )
+    if run.code:
+        check_refused(run)
+    assert workspace_with(azurite, container, tmp_path / "look", source, "rl").run("prune").result["done"] is False
+    assert before.run("backup").result["save"]["snapshot"] == 3
+
+
+@pytest.mark.parametrize("rights", ["rcl", "cl", "rl", "rc"])
+def test_tag(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    before = workspace_with(azurite, container, tmp_path / "before", source, ALL)
+    before.run("backup")
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("tag", "1", "important", expect=0 if rights == LETTERS["tag"] else 4)
+    if run.code:
+        check_refused(run)
+    else:
+        assert run.result["tags"] == ["important"]
+        check_refused(workspace.run("tag", "1", "important", "--remove", expect=4))
+    assert before.run("tag", "1", "important", "--remove").result["tags"] == []
+
+
 @pytest.mark.parametrize("rights", ["rl", "r", "l"])
 def test_verify(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
     workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
@@ -182,9 +225,8 @@ def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Pa
     run = workspace.run("doctor", expect=0 if rights == LETTERS["doctor"] else 4)
     has = {name for letter, name in RIGHTS.items() if letter in rights}
     has |= {"create"} if set(rights) & set("cw") else set()
-    assert run.result["missing"] == {
-        name: [right for right in needs if right not in has] for name, needs in NEEDS.items()
-    }
+    lacks = {name: [right for right in needs if right not in has] for name, needs in NEEDS.items()}
+    assert run.result["missing"] == {name: lacks[name] for name in USUAL}
     allowed = {check["what"] for check in run.result["checks"] if check["ok"]}
     assert allowed == has | {"reach"}
     assert bool(run.result["advice"]) == bool(run.code)
@@ -194,6 +236,21 @@ def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Pa
     assert abs(run.result["clock_ahead_s"]) < 60
     again = workspace.run("doctor", "--for", "restore", expect=None)
     assert again.code == (0 if set(rights) >= set(LETTERS["restore"]) else 4)
+
+
+@pytest.mark.parametrize(("rights", "lacks"), [("rcld", []), ("rwld", []), ("rcl", ["delete"]), ("rld", ["create"])])
+def test_the_doctor_knows_what_a_prune_needs(
+    azurite: AzuriteServer,
+    container: ContainerClient,
+    tmp_path: Path,
+    source: Path,
+    rights: str,
+    lacks: list[str],
+) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, rights)
+    run = workspace.run("doctor", "--for", "prune", expect=4 if lacks else 0)
+    assert run.result["missing"] == {"prune": lacks}
+    assert [text.startswith("prune cannot work: ") for text in run.result["advice"]] == [True] * len(lacks)
 
 
 def test_the_doctor_tidies_up_where_it_may_and_is_in_nobodys_way(
@@ -209,7 +266,7 @@ def test_the_doctor_tidies_up_where_it_may_and_is_in_nobodys_way(
     advice = workspace.run("doctor").result["advice"]
     assert [text for text in advice if "right to delete" in text] == advice != []
     assert [name for name in names_in(container) if name.endswith("/doctor")] == []
-    assert workspace.run("doctor", "--dry-run").result["missing"] == {name: [] for name in NEEDS}
+    assert workspace.run("doctor", "--dry-run").result["missing"] == {name: [] for name in USUAL}
 
 
 def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, source: Path) -> None:
@@ -218,7 +275,7 @@ def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, so
     assert run.result["checks"][0]["said"].startswith(f"{workspace.store} is not a folder")
     workspace.store.mkdir()
     run = workspace.run("doctor")
-    assert run.result["missing"] == {name: [] for name in NEEDS}
+    assert run.result["missing"] == {name: [] for name in USUAL}
     assert [path for path in workspace.store.rglob("*") if path.is_file()] == []
     workspace.configure(store="azure")
     run = workspace.run("doctor", expect=2)
@@ -237,7 +294,7 @@ def test_the_doctor_names_a_missing_container_and_a_wrong_key(
     assert workspace.run("doctor").code == 0
     workspace.environment["AZURE_STORAGE_KEY"] = "d3Jvbmcga2V5"
     run = workspace.run("doctor", expect=4)
-    assert run.result["missing"] == {name: list(needs) for name, needs in NEEDS.items()}
+    assert run.result["missing"] == {name: list(NEEDS[name]) for name in USUAL}
     assert "the key or signature is wrong" in run.result["advice"][0]
     assert "d3Jvbmcga2V5" not in run.stderr + json.dumps(run.result)
 

@@ -64,8 +64,8 @@ class Faulty:
         self.next_fault()
         return self.store.stat(key)
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
-        for number, blob in enumerate(self.store.list(prefix, meta=meta)):
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:
+        for number, blob in enumerate(self.store.list(prefix, meta=meta, times=times)):
             if number >= self.yields_before_failing:
                 self.next_fault()
             yield blob

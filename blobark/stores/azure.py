@@ -150,8 +150,8 @@ class AzureStore:
         except BlobNotFound:
             pass
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
-        """As `Store.list`, a page of names in memory at a time."""
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:  # noqa: ARG002
+        """As `Store.list`, a page of names in memory at a time. The service tells the times unasked."""
         return self._list(lambda marker: self._rest.page(prefix, marker, meta=meta))
 
     def archived(self, prefix: str) -> Iterator[BlobInfo]:

@@ -42,7 +42,8 @@ class BlobInfo(msgspec.Struct, frozen=True, gc=False):
 
     `meta` is filled by `stat` where the store keeps metadata at all (`Store.keeps_meta`). A `list` with `meta` fills it
     too, and `created_ns` (since 1970, by the store's clock, 0 where unknown). The tier is told by a listing alone.
-    `version`, filled by `stat`, is another one whenever the blob has been written again.
+    `version`, filled by `stat`, is another one whenever the blob has been written again. `modified_ns`, when that was
+    the last time (since 1970, by the store's clock, Azure's to the second), is filled by a `list` with `times`.
     """
 
     key: str
@@ -55,6 +56,7 @@ class BlobInfo(msgspec.Struct, frozen=True, gc=False):
     """hot, cool, cold or archive; "" where the store has no tiers."""
     rehydrating: bool = False
     """Whether it is on its way out of the archive tier."""
+    modified_ns: int = 0
 
     @property
     def is_archived(self) -> bool:
@@ -64,10 +66,11 @@ class BlobInfo(msgspec.Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class Greeting:
-    """What a store says of itself and of who asks; a folder has nothing to say.
+    """What a store says of itself and of who asks.
 
-    `clock_ns` is the service's clock in nanoseconds since 1970, to the second, 0 where there is none. `means` and
-    `who` are how this was logged in and as whom, "" where that is the secret of the configuration.
+    `clock_ns` is the store's clock in nanoseconds since 1970, a service's to the second; 0 where it cannot be told, as
+    in a folder that may not be written to. `means` and `who` are how this was logged in and as whom, "" where that is
+    the secret of the configuration.
     """
 
     clock_ns: int = 0
@@ -146,11 +149,12 @@ class Store(Protocol):
     def stat(self, key: str) -> BlobInfo:
         """Say what is known of one blob. Raises `BlobNotFound`."""
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:
         """Yield every blob whose key starts with the string `prefix`, in ascending order of the key.
 
         The prefix may end inside a name. Blobs on their way are not listed. It streams: memory does not grow
-        with the number of blobs. With `meta` their metadata come with them, where the store keeps any.
+        with the number of blobs. With `meta` their metadata come with them, where the store keeps any; with `times`
+        when each was written.
         """
 
     def archived(self, prefix: str, /) -> Iterator[BlobInfo]:

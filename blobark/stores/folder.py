@@ -84,7 +84,7 @@ class FolderStore:
 
     def greet(self) -> Greeting:
         """As `Store.greet`."""
-        return Greeting()
+        return Greeting(clock_ns=self._files.now_ns())
 
     def stat(self, key: str) -> BlobInfo:
         """As `Store.stat`; knows no MD5 and no metadata."""
@@ -210,8 +210,8 @@ class FolderStore:
         """As `Store.rehydrate`."""
         raise ConfigError(f"{self.name} is a folder, and has no archive tier to bring {key} back from")
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:  # noqa: ARG002 - it keeps none
-        """As `Store.list`."""
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:  # noqa: ARG002
+        """As `Store.list`. Its files have times whether they are asked for or not, and no metadata."""
         try:
             for key, path in blobs_below(self._fd, prefix, names_at_once=self._names_at_once):
                 try:
@@ -219,7 +219,7 @@ class FolderStore:
                 except FileNotFoundError:
                     continue
                 if stat.S_ISREG(found.st_mode):
-                    yield BlobInfo(key, found.st_size)
+                    yield BlobInfo(key, found.st_size, modified_ns=found.st_mtime_ns)
         except OSError as error:
             raise self._translate(error, self.name) from error
 

@@ -149,9 +149,9 @@ class Retrying:
         """As `Store.close`."""
         self._store.close()
 
-    def list(self, prefix: str, *, meta: bool = False) -> Iterator[BlobInfo]:
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:
         """As `Store.list`. After a failure it starts again and passes over what was yielded."""
-        return self._listing(lambda: self._store.list(prefix, meta=meta))
+        return self._listing(lambda: self._store.list(prefix, meta=meta, times=times))
 
     def archived(self, prefix: str) -> Iterator[BlobInfo]:
         """As `Store.archived`; after a failure like `list`."""

@@ -1,0 +1,189 @@
+"""Stocktaking: what a server has in the store, what its snapshots name of it, and what is on its trash lists.
+
+    list the trash lists, then the blobs, with their times     first: what comes later is not judged at all
+    read every header, then every segment once                 what cannot be read ends it: nothing is judged by halves
+    look again, as often as asked                              a snapshot that has come since is read too
+
+Everything goes to a scratch file, so memory does not grow with the number of blobs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from itertools import islice
+
+from blobark import snapshot, tags, trash
+from blobark.context import Context
+from blobark.errors import BlobNotFound, Fatal, SnapshotError
+from blobark.model import Entry, Extent, Header, SegmentRef
+from blobark.packs import room_for
+from blobark.retention import Candidate
+from blobark.segments import MAX_PLAIN_BYTES
+from blobark.stock import KEPT, SEVERAL, Stock
+from blobark.stores.base import Store
+
+ROWS_AT_ONCE = 10_000
+_NUMBER = re.compile("[0-9]{10}")
+_UNREADABLE = "nothing is deleted while a snapshot cannot be read; `blobark forget` removes one for good"
+
+
+class Stock:
+    """A server's blobs, snapshots and trash lists, as they were when this was made.
+
+    Snapshots in `needless` need not be readable: they are to go. Raises `SnapshotError` where any other one is not.
+    """
+
+    def __init__(self, context: Context, store: Store, server: str, needless: frozenset[int]) -> None:
+        self._context = context
+        self._store = store
+        self.server = server
+        self._needless = needless
+        self.headers: dict[int, Header] = {}
+        self.tags: dict[int, frozenset[str]] = {}
+        self.numbers: list[int] = []
+        """Of all snapshots, also of those that need not be readable and are not."""
+        self.lists: dict[str, int] = {}
+        """When each trash list was published, by its key."""
+        self._read: set[str] = set()
+
+    def take(self, inventory: Stock) -> None:
+        """Fill the inventory with what is there and what is listed, and find the snapshots. Names nothing yet."""
+        context, store = self._context, self._store
+        for info in trash.lists(store, self.server):
+            self.lists[info.key] = _known(info.modified_ns, store)
+            try:
+                inventory.add_listed(trash.read(store, self.server, info.key).keys, info.modified_ns)
+            except BlobNotFound:  # another prune has finished it
+                del self.lists[info.key]
+        context.reporter.begin("list the store", 0, 0)
+        own = f"{snapshot.PREFIX}{self.server}/"
+        for prefix in (f"{self.server}_", f"{own}blocks/", f"{own}segments/"):
+            listing = store.list(prefix, times=True)
+            while page := list(islice(listing, ROWS_AT_ONCE)):
+                context.check_stop()
+                context.reporter.advance(len(page), 0)
+                rows = [(info.key, info.size_bytes, _known(info.modified_ns, store)) for info in page]
+                inventory.add_blobs(row for row in rows if trash.can_go(self.server, row[0]))
+        inventory.settle_runs()
+        self.tags = tags.read(store, self.server)
+        self._load(self._numbers())
+        if not self.headers:
+            hint = "with no snapshot there is nothing to judge by"
+            raise SnapshotError(f"server {self.server} has no snapshot in {store.name}", hint)
+
+    def candidates(self) -> list[Candidate]:
+        """Return the snapshots as retention sees them. One that cannot be read is of 1970, and incomplete."""
+        found = []
+        for number in self.numbers:
+            header, names = self.headers.get(number), self.tags.get(number, frozenset())
+            found.append(
+                Candidate(number, header.started_ns, header.complete, names)
+                if header is not None
+                else Candidate(number, 0, False, names)
+            )
+        return found
+
+    def name(self, inventory: Stock, going: frozenset[int]) -> None:
+        """Read the segments of all snapshots, and note what each names; `going` are those that are to be removed."""
+        owners: dict[str, int] = {}
+        refs: dict[str, SegmentRef] = {}
+        for number, header in self.headers.items():
+            who = number if number in going else KEPT
+            for ref in header.segments:
+                before = owners.get(ref.digest, who)
+                owners[ref.digest] = who if before == who else KEPT if KEPT in (before, who) else SEVERAL
+                refs[ref.digest] = ref
+        self._read |= {digest for digest, who in owners.items() if who == KEPT}
+        self._name(inventory, refs.values(), owners)
+
+    def look_again(self, inventory: Stock) -> None:
+        """Note what snapshots name that have come since."""
+        new = [number for number in self._numbers() if number not in self.numbers]
+        self._load(new)
+        refs = {ref.digest: ref for number in new for ref in self.headers[number].segments}
+        refs = {digest: ref for digest, ref in refs.items() if digest not in self._read}
+        self._read |= refs.keys()
+        self._name(inventory, refs.values(), dict.fromkeys(refs, KEPT))
+
+    def check_lists(self, needed: Iterable[str]) -> None:
+        """Raise `Fatal` unless these trash lists are still there: who removes them has deleted what was on them."""
+        there = {info.key for info in trash.lists(self._store, self.server)}
+        if not there >= set(needed):
+            raise Fatal("another prune has been at work meanwhile", "run prune again")
+
+    def check_tags(self, number: int) -> None:
+        """Raise `Fatal` unless a snapshot has the tags that it had."""
+        if tags.read(self._store, self.server).get(number) != self.tags.get(number):
+            raise Fatal(f"the tags of snapshot {number} have been changed meanwhile", "run it again")
+
+    def _numbers(self) -> list[int]:
+        """Return the numbers of the snapshots; `Fatal` where a key there is none that this version knows."""
+        prefix = f"{snapshot.PREFIX}{self.server}/snapshots/"
+        names = [info.key[len(prefix) :] for info in self._store.list(prefix)]
+        strange = next((name for name in names if not _NUMBER.fullmatch(name)), None)
+        if strange is not None:
+            hint = "nothing is deleted beside what is not known"
+            raise SnapshotError(f"{prefix}{strange} is no snapshot's header", hint)
+        return sorted(map(int, names))
+
+    def _load(self, numbers: list[int]) -> None:
+        for number in numbers:
+            self._context.check_stop()
+            try:
+                header = snapshot.find(self._store, self.server, number)
+            except SnapshotError as error:
+                if number not in self._needless:
+                    raise SnapshotError(error.message, _UNREADABLE) from None
+                self._context.reporter.warn(f"{error.message}: it is to go anyway")
+                header = None
+                self.numbers.append(number)
+            if header is not None:
+                self.headers[number] = header
+                self.numbers.append(number)
+        self.numbers.sort()
+
+    def _name(self, inventory: Stock, refs: Iterable[SegmentRef], owners: dict[str, int]) -> None:
+        refs = list(refs)
+        manifest = snapshot.Manifest(self._store, self.server)
+        self._context.reporter.begin("read the snapshots", sum(ref.entries for ref in refs), 0)
+
+        newest = {ref.digest for ref in self.headers[max(self.headers)].segments}
+
+        def read(batch: list[SegmentRef]) -> list[list[Entry]]:
+            return [self._entries(manifest, ref, owners[ref.digest]) for ref in batch]
+
+        for ref, entries in self._context.engine.run(iter(refs), read, cost=_cost):
+            who = owners[ref.digest]
+            inventory.add_names([(snapshot.segment_key(self.server, ref.digest), who)])
+            inventory.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
+            if who == KEPT:
+                inventory.add_cited(
+                    (part.blob, part.stored_offset, part.stored_length, _room(part), ref.digest in newest)
+                    for entry in entries
+                    for part in entry.extents or ()
+                )
+            self._context.reporter.advance(ref.entries, 0)
+
+    def _entries(self, manifest: snapshot.Manifest, ref: SegmentRef, who: int) -> list[Entry]:
+        try:
+            return manifest.read(ref)
+        except SnapshotError as error:
+            if who == KEPT or not self._needless:
+                raise SnapshotError(error.message, _UNREADABLE) from None
+            return []
+
+
+def _cost(ref: SegmentRef) -> int:
+    return 4 * min(ref.plain_bytes, MAX_PLAIN_BYTES)
+
+
+def _room(part: Extent) -> int:
+    """Return how many bytes a part takes in its blob at most: in a tar that is more than its own."""
+    return part.stored_length if part.codec else room_for(part.stored_length)
+
+
+def _known(modified_ns: int, store: Store) -> int:
+    if modified_ns <= 0:
+        raise Fatal(f"{store.name} does not say when its blobs were written", "without that nothing can be judged")
+    return modified_ns

@@ -1,0 +1,47 @@
+"""The closing words of the commands that decide what stays."""
+
+from __future__ import annotations
+
+from blobark.prune import Amount, PrunedSnapshot, PruneResult
+from blobark.summary_measuring import size
+from blobark.tagging import TagResult
+
+Rows = list[tuple[str, str]]
+PRUNING = (PruneResult, TagResult)
+
+
+def rows_of(result: PruneResult | TagResult) -> Rows:
+    """Return what is said of a result, as names and values."""
+    if isinstance(result, TagResult):
+        return [("snapshot", f"{result.snapshot} of {result.server}"), ("tags", ", ".join(result.tags) or "none")]
+    rows = [("server", result.server)]
+    rows += [(f"snapshot {item.number}", _snapshot(item)) for item in result.snapshots]
+    kept = sum(item.keep for item in result.snapshots)
+    rows.append(("snapshots", f"{kept:,} stay, {len(result.snapshots) - kept:,} {_go(result)}"))
+    when = "listed, to be deleted a day from now" if result.done else "to be deleted a day after --yes"
+    rows.append(("only they name", f"{_amount(result.freed)}, {when}"))
+    if result.orphans.blobs:
+        rows.append(("nothing names", f"{_amount(result.orphans)} of runs that ended long ago, {when}"))
+    if result.left_alone.blobs:
+        rows.append(("nothing names yet", f"{_amount(result.left_alone)} of the last 7 days, left alone"))
+    if result.waiting.blobs:
+        rows.append(("listed before", f"{_amount(result.waiting)}, their day is not over"))
+    if result.rewrite.blobs:
+        asked = f"{result.rewrite.blobs:,} blobs: the next save stores {size(result.rewrite.bytes)} of them anew"
+        rows.append(("mostly dead", asked))
+    rows.append(("deleted" if result.done else "to be deleted with --yes", _amount(result.deleting)))
+    return rows
+
+
+def _go(result: PruneResult) -> str:
+    return "are removed" if result.done else "would be removed"
+
+
+def _amount(amount: Amount) -> str:
+    return f"{amount.blobs:,} blobs ({size(amount.bytes)})"
+
+
+def _snapshot(item: PrunedSnapshot) -> str:
+    what = f"{item.time or '(cannot be read)':<20} {'stays' if item.keep else 'GOES '}  {', '.join(item.reasons)}"
+    labels = f"  [{', '.join(item.tags)}]" if item.tags else ""
+    return f"{what}{labels}" + ("" if item.keep else f"  (frees {size(item.freed_bytes)} by itself)")

@@ -1,0 +1,50 @@
+"""`blobark tag`: gives a snapshot names, or takes them away, and shows those that it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from blobark import snapshot, tags
+from blobark.context import Context
+from blobark.listings import server_of
+
+
+@dataclass(frozen=True, slots=True)
+class TagOptions:
+    """What the command line says. Without names the tags are only shown."""
+
+    number: int
+    names: tuple[str, ...] = ()
+    remove: bool = False
+    server: str = ""
+
+
+class TagResult(msgspec.Struct, frozen=True):
+    """A snapshot and its tags, as they are now."""
+
+    server: str
+    snapshot: int
+    tags: list[str]
+
+
+def run_tag(context: Context, options: TagOptions) -> TagResult:
+    """Give or take a snapshot's tags.
+
+    Raises:
+        ConfigError: a name cannot be a tag.
+        SnapshotError: there is no such snapshot.
+    """
+    names = [tags.check(name) for name in options.names]
+    store = context.open_store(False)
+    server = server_of(context, store, options.server)
+    snapshot.load(store, server, options.number)
+    if names:
+        has = tags.read(store, server).get(options.number, frozenset())
+        if options.remove:
+            tags.remove(store, server, options.number, names)
+        else:  # who may create and not overwrite is refused what is there
+            tags.add(store, server, options.number, [name for name in names if name not in has])
+        snapshot.load(store, server, options.number)  # a prune may have removed it just now
+    return TagResult(server, options.number, sorted(tags.read(store, server).get(options.number, ())))

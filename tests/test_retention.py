@@ -1,0 +1,176 @@
+"""Retention, compared with an independent model: for each rule, what a person would tick off on a calendar."""
+
+from __future__ import annotations
+
+import calendar
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blobark.retention import (
+    EXPIRED,
+    INCOMPLETE,
+    NEWEST,
+    NEWEST_COMPLETE,
+    NO_RULES,
+    SINCE_COMPLETE,
+    Candidate,
+    Keep,
+    judge,
+)
+
+HOUR_NS = 3600 * 10**9
+DAY_NS = 24 * HOUR_NS
+START = datetime(2024, 1, 1, 2, 30, tzinfo=UTC)
+
+
+def ns(moment: datetime) -> int:
+    return calendar.timegm(moment.timetuple()) * 10**9
+
+
+def daily(days: int, *, incomplete: frozenset[int] = frozenset()) -> list[Candidate]:
+    """One snapshot a day, numbered from 1."""
+    times = [ns(START + timedelta(days=day)) for day in range(days)]
+    return [Candidate(number, time, number not in incomplete) for number, time in enumerate(times, 1)]
+
+
+def kept(candidates: list[Candidate], **rules: Any) -> list[int]:
+    return [judgement.number for judgement in judge(candidates, Keep(**rules)) if judgement.keep]
+
+
+def why(candidates: list[Candidate], number: int, keep: Keep | None) -> tuple[str, ...]:
+    return next(judgement.reasons for judgement in judge(candidates, keep) if judgement.number == number)
+
+
+# The model: written from the words of config.yaml, with strings for buckets and a full table for each rule
+
+FORMATS = {"hourly": "%Y%m%d%H", "daily": "%Y%m%d", "weekly": "%G%V", "monthly": "%Y%m", "yearly": "%Y"}
+
+
+def model(candidates: list[Candidate], keep: Keep) -> set[int]:
+    by_number = {c.number: c for c in candidates}
+    complete = sorted((c.number for c in candidates if c.complete), reverse=True)
+    newest = max(by_number, default=0)
+    stays = {number for number in by_number if number == newest or number >= (complete or [0])[0]}
+    stays |= set(complete[: keep.last])
+    for rule, form in FORMATS.items():
+        newest_of: dict[str, int] = {}
+        for number in sorted(complete):
+            moment = datetime.fromtimestamp(by_number[number].started_ns / 1e9, UTC)
+            newest_of[moment.strftime(form)] = number
+        stays |= set(sorted(newest_of.values(), reverse=True)[: getattr(keep, rule)])
+    if keep.within_s and complete:
+        oldest = by_number[complete[0]].started_ns - keep.within_s * 10**9
+        stays |= {number for number in complete if by_number[number].started_ns >= oldest}
+    return stays | {c.number for c in candidates if c.tags & set(keep.tags)}
+
+
+SNAPSHOTS = st.lists(
+    st.tuples(
+        st.integers(0, 900 * 24),  # hours since the snapshot before
+        st.integers(0, 9).map(bool),
+        st.frozensets(st.sampled_from(["a", "b", "c"]), max_size=2),
+    ),
+    max_size=40,
+)
+COUNT = st.integers(0, 5)
+RULES = st.builds(
+    Keep,
+    last=COUNT,
+    hourly=COUNT,
+    daily=COUNT,
+    weekly=COUNT,
+    monthly=COUNT,
+    yearly=COUNT,
+    within_s=st.sampled_from([0, 3600, 90 * 86_400]),
+    tags=st.sampled_from([(), ("a",), ("a", "c")]),
+)
+
+
+@given(SNAPSHOTS, RULES)
+def test_it_keeps_what_the_model_keeps(rows: list[tuple[int, bool, frozenset[str]]], keep: Keep) -> None:
+    time_ns = ns(START)
+    candidates = []
+    for number, (hours, complete, tags) in enumerate(rows, 1):
+        time_ns += hours % 1000 * HOUR_NS
+        candidates.append(Candidate(number, time_ns, complete, tags))
+    judged = judge(reversed(candidates), keep)
+    assert [judgement.number for judgement in judged] == [c.number for c in candidates]
+    assert {judgement.number for judgement in judged if judgement.keep} == model(candidates, keep)
+    assert all(judgement.reasons for judgement in judged)
+
+
+@given(SNAPSHOTS, RULES)
+def test_what_is_left_is_left_the_next_time_too(rows: list[tuple[int, bool, frozenset[str]]], keep: Keep) -> None:
+    candidates = [
+        Candidate(number, ns(START) + number * hours * HOUR_NS, complete, tags)
+        for number, (hours, complete, tags) in enumerate(rows, 1)
+    ]
+    candidates.sort(key=lambda candidate: candidate.started_ns)
+    candidates = [candidate._replace(number=number) for number, candidate in enumerate(candidates, 1)]
+    stays = {judgement.number for judgement in judge(candidates, keep) if judgement.keep}
+    left = [candidate for candidate in candidates if candidate.number in stays]
+    assert all(judgement.keep for judgement in judge(left, keep))
+
+
+def test_each_rule_by_hand() -> None:
+    year = daily(366 + 59)  # from 2024-01-01 to 2025-02-28
+    assert kept(year, last=3) == [423, 424, 425]
+    assert kept(year, daily=2) == [424, 425]
+    assert kept(year, monthly=3) == [366, 397, 425]  # the last days of December, January and February
+    assert kept(year, yearly=9) == [366, 425]
+    assert kept(year, weekly=2) == [420, 425]  # Sunday, 23 February 2025 is day 420
+    assert kept(year, within_s=2 * 86_400) == [423, 424, 425]
+
+
+def test_buckets_are_those_of_utc() -> None:
+    """Half past midnight in Berlin is the day before in UTC, whatever TZ says, and summer time moves nothing."""
+    evening = datetime(2026, 3, 28, 22, 30, tzinfo=UTC)
+    times = [evening + timedelta(hours=hours) for hours in range(3)]
+    candidates = [Candidate(number, ns(time), True) for number, time in enumerate(times, 1)]
+    assert kept(candidates, daily=2) == [2, 3]
+    assert kept(candidates, hourly=3) == [1, 2, 3]
+
+
+def test_incomplete_ones_satisfy_no_rule() -> None:
+    month = daily(30, incomplete=frozenset({28, 30}))
+    assert kept(month, last=2) == [27, 29, 30]
+    assert why(month, 28, Keep(last=3)) == (INCOMPLETE,)
+    assert why(month, 30, Keep(last=3)) == (NEWEST,)
+    assert why(month, 1, Keep(last=3)) == (EXPIRED,)
+
+
+def test_nothing_newer_than_the_newest_complete_one_goes() -> None:
+    month = daily(30, incomplete=frozenset(range(20, 31)))
+    assert kept(month, last=1) == list(range(19, 31))
+    assert why(month, 25, Keep(last=1)) == (SINCE_COMPLETE,)
+    assert why(month, 19, Keep(last=1)) == (NEWEST_COMPLETE, "last")
+    never = daily(5, incomplete=frozenset(range(1, 6)))
+    assert kept(never, last=1) == [1, 2, 3, 4, 5]
+
+
+def test_a_tag_holds_even_an_incomplete_one() -> None:
+    month = daily(30, incomplete=frozenset({7}))
+    month[6] = month[6]._replace(tags=frozenset({"audit", "other"}))
+    assert kept(month, last=1, tags=("audit",)) == [7, 30]
+    assert kept(month, last=1, tags=("another",)) == [30]
+    assert why(month, 7, Keep(tags=("audit",))) == ("tag audit",)
+
+
+def test_without_rules_everything_stays() -> None:
+    month = daily(30)
+    judged = judge(month, None)
+    assert all(judgement.keep and NO_RULES in judgement.reasons for judgement in judged)
+    assert judge([], None) == judge([], Keep(last=1)) == []
+
+
+@pytest.mark.parametrize("ahead_days", [400, -400])
+def test_a_clock_that_was_wrong_once_removes_nothing_more(ahead_days: int) -> None:
+    month = daily(30)
+    wrong = month[10]._replace(started_ns=month[10].started_ns + ahead_days * DAY_NS)
+    month[10] = wrong
+    assert set(kept(month, daily=7)) >= {25, 26, 27, 28, 29, 30}
+    assert set(kept(month, within_s=5 * 86_400)) >= {25, 26, 27, 28, 29, 30}
