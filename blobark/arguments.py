@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from blobark import __version__
+from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.backup import BackupOptions, run_backup
@@ -33,7 +34,7 @@ MONITORED = ("index", "save", "backup", "restore", "drill")
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock
-  6 an objective is missed   7 a signature is wrong   130 interrupted"""
+  6 an objective is missed   7 what is stored is damaged, or a signature wrong   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -134,22 +135,28 @@ def _indexing(options: argparse.Namespace) -> IndexOptions:
 
 
 def _save_options(parser: argparse.ArgumentParser) -> None:
+    _creating(parser)
+    text = "store again what failed in the run with this journal, and nothing else; needs no index"
+    parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
+
+
+def _creating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
 
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
-    return run_save(context, SaveOptions(options.create_container, options.dry_run))
+    return run_save(context, SaveOptions(options.create_container, options.retry_failed, options.dry_run))
 
 
 def _backup_options(parser: argparse.ArgumentParser) -> None:
     _index_options(parser)
-    _save_options(parser)
+    _creating(parser)
     text = "wait until another run has finished (default: end with exit code 5)"
     parser.add_argument("--wait", action="store_true", help=text)
 
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
-    saving = SaveOptions(options.create_container, options.dry_run)
+    saving = SaveOptions(options.create_container, dry_run=options.dry_run)
     return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
 
 
@@ -170,6 +177,8 @@ def _restore_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
     text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
     parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
+    text = "restore again what failed in the run with this journal, of the same snapshot, to the same place"
+    parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
     text = "with --map: take this off each path (default: source_path)"
     parser.add_argument("--strip-prefix", default="", metavar="PATH", help=text)
 
@@ -183,13 +192,15 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
         overwrite=options.overwrite,
         rehydrate=options.rehydrate,
         share=options.share,
+        retry_failed=options.retry_failed,
+        to_given=options.restore_root is not None,
         dry_run=options.dry_run,
     )
     return run_restore(context, chosen)
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = "what this machine is to do (may be repeated; default: all three)"
+    text = "what this machine is to do (may be repeated; default: all of these)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
@@ -239,7 +250,8 @@ COMMANDS = {
     "save": Command(
         "save_blob.py",
         "store each file of the map under its GUID and publish a snapshot",
-        "\n--dry-run\n--config /etc/blobark.yaml --json\n--create-container",
+        "\n--dry-run\n--config /etc/blobark.yaml --json\n--create-container"
+        "\n--retry-failed blobark-data/state/journals/20261121T023000Z-save.jsonl",
         _save_options,
         _run_save,
     ),
@@ -292,4 +304,5 @@ COMMANDS = {
     ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,
+    **CHECKING_COMMANDS,
 }

@@ -1,7 +1,8 @@
 """`blobark backup`: index and save as one run, for a schedule.
 
 Both work on one open catalog under one lock, so nothing can come between them: the save takes the index's draft as it
-is, and reads no map. Around them, under the same lock:
+is, and reads no map. The store's lock is taken first too; by the first backup of all, which has to find out which
+server this is, only when it begins to save. Around them, under the same lock of this machine:
 
     hook_before      a failing one stops the run
     index, save
@@ -13,6 +14,7 @@ and a line in log_file, also when another run holds the lock. A dry run has none
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
@@ -24,18 +26,29 @@ import msgspec
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
-from blobark.commands import IndexOptions, SaveOptions, hired, make_draft, save_draft
+from blobark.commands import (
+    IndexOptions,
+    SaveOptions,
+    estimate_draft,
+    hired,
+    make_draft,
+    save_draft,
+    store_to_write,
+)
 from blobark.context import Context
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
+from blobark.journals import journaled
 from blobark.model import display, printable
 from blobark.save import SaveResult
+from blobark.storelock import StoreLock, store_lock
 from blobark.walk import raise_descriptor_limit
 
 FAILURES_NAMED = 20
 LOOK_S = 0.5
-"""Between two looks at a lock that another run holds."""
+STORE_LOOK_S = 3.0
+"""Between two looks at a lock that another run holds, on this machine and in the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,22 +99,40 @@ class Record(msgspec.Struct, kw_only=True):
 def run_backup(context: Context, options: BackupOptions) -> BackupResult:
     """Index the source tree, store what is new, publish the snapshot; in a dry run, do all but change anything."""
     raise_descriptor_limit()
-    lock = state_lock(context.config.state_dir, pause=_patience(context) if options.wait else None)
+    lock = state_lock(context.config.state_dir, pause=_patience(context, LOOK_S) if options.wait else None)
     if options.dry_run:
-        with lock:
-            return _index_and_save(context, options)
-    with _Logged(context) as run, lock, _Hooked(context, run):
-        run.result = _index_and_save(context, options)
+        with lock, Catalog.open(context.config.state_dir, keep=False) as catalog:
+            indexed = make_draft(context, catalog, options.index)
+            return BackupResult(indexed, estimate_draft(context, catalog))
+    with (
+        _Logged(context) as run,
+        lock as known_as,
+        _Hooked(context, run),
+        journaled(context, "backup", dry_run=False) as (written, ending),
+    ):
+        run.result = _index_and_save(written, options, known_as)
+        ending.snapshot, ending.failed = run.result.save.snapshot, run.result.failed
     return run.result
 
 
-def _index_and_save(context: Context, options: BackupOptions) -> BackupResult:
+def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> BackupResult:
     with (
-        hired(context, options.dry_run),
-        Catalog.open(context.config.state_dir, keep=not options.dry_run) as catalog,
+        hired(context, False),
+        Catalog.open(context.config.state_dir) as catalog,
+        contextlib.ExitStack() as stack,
     ):
+
+        def lock(server: str) -> StoreLock:
+            store = store_to_write(context, options.save)
+            pause = _patience(context, STORE_LOOK_S) if options.wait else None
+            return stack.enter_context(store_lock(context, store, server, "backup", known_as=known_as, pause=pause))
+
+        server = "" if options.index.adopt else context.config.server or catalog.get("server")
+        early = lock(server) if server else None
         indexed = make_draft(context, catalog, options.index)
-        return BackupResult(indexed, save_draft(context, catalog, options.save, told=indexed.errors))
+        held = early or lock(catalog.get("server"))
+        store = store_to_write(context, options.save)
+        return BackupResult(indexed, save_draft(context, catalog, store, held, told=indexed.errors))
 
 
 class _Logged:
@@ -192,7 +223,7 @@ class _Hooked:
         return run_hook(self._context, command, msgspec.json.encode(document)) if command else ""
 
 
-def _patience(context: Context) -> Callable[[], None]:
+def _patience(context: Context, look_s: float) -> Callable[[], None]:
     """Return what to do each time the lock is held by another run: say so once, and hear a signal."""
     told = False
 
@@ -201,7 +232,7 @@ def _patience(context: Context) -> Callable[[], None]:
         if not told:
             told = True
             context.reporter.warn("another run holds the lock: waiting until it has finished")
-        context.engine.stop.wait(LOOK_S)
+        context.engine.stop.wait(look_s)
         context.check_stop()
 
     return pause

@@ -19,7 +19,7 @@ from blobark.catalog import DraftWriter
 from blobark.context import Context, full_path
 from blobark.guids import GuidSource
 from blobark.model import Entry, Root, display, text_or_b64
-from blobark.plan import Change
+from blobark.plan import Change, Reason
 from blobark.reread import Reader, reading_cost
 from blobark.source import SourceTree
 from blobark.walk import Found, WalkRoot, walk
@@ -93,6 +93,7 @@ class DraftBuilder:
         self._gone_firsts: dict[bytes, Entry] = {}
         self._root = 0
         self._root_name = b""
+        self._names = [source.name for source in context.sources()]
         self._added = 0
 
     def run(self) -> None:
@@ -151,6 +152,7 @@ class DraftBuilder:
             return
         if previous.kind != "dir":
             self._tallies["gone"].add(previous.size)
+            self._note(previous.root, previous.raw_path, "gone", kind=previous.kind)
         if previous.has_content and not previous.rule:
             self._draft.gone(previous)
             if previous.links > 1:
@@ -176,7 +178,7 @@ class DraftBuilder:
             return
         if previous is not None and not found.rule and self._stands(previous, status):
             if previous.kind != "dir":
-                self._count("unchanged", previous)
+                self._count("unchanged", previous, Reason.UNCHANGED)
             self._add(previous, found.path)
             return
         try:
@@ -192,10 +194,11 @@ class DraftBuilder:
             self._file(entry, found, status, previous)
         else:
             if previous is None or previous.kind != entry.kind:
-                self._count("new", entry)
+                self._count("new", entry, Reason.NEW if previous is None else Reason.KIND_CHANGED)
             else:
                 same = previous.link == entry.link and previous.mode == entry.mode and previous.uid == entry.uid
-                self._count("unchanged" if same and previous.mtime_ns == entry.mtime_ns else "changed", entry)
+                same = same and previous.mtime_ns == entry.mtime_ns
+                self._count("unchanged" if same else "changed", entry, plan.why_sent(entry, previous))
             self._add(entry, found.path)
 
     def _stands(self, previous: Entry, status: os.stat_result) -> bool:
@@ -215,7 +218,8 @@ class DraftBuilder:
             if first is not None:
                 text, b64 = text_or_b64(first)
                 same = previous is not None and previous.raw_hardlink_to == first
-                self._count("unchanged" if same else "new" if previous is None else "changed", entry)
+                reason = Reason.NEW if previous is None else Reason.FURTHER_NAME
+                self._count("unchanged" if same else "new" if previous is None else "changed", entry, reason)
                 self._add(replace(entry, hardlink_to=text, hardlink_to_b64=b64), found.path)
                 self._result.unmapped += 1
                 if previous is not None and previous.has_content:
@@ -224,7 +228,7 @@ class DraftBuilder:
         if source.may_be_sparse(status):
             entry = _with_ranges(entry, found)
         if previous is None or previous.rule or previous.hardlink_to_any:
-            self._count("new", entry)
+            self._count("new", entry, Reason.NEW)
             entry = replace(entry, guid=self._guids.next())
             sequence = self._add(entry, found.path)
             if self._has_previous:
@@ -233,10 +237,10 @@ class DraftBuilder:
         change, reason = plan.compare(previous, status, self._how, self._trusted_before_ns)
         if change is Change.KEEP:
             entry = carry(entry, previous)
-            self._count("unchanged" if previous.digest else "new", entry)
+            self._count("unchanged" if previous.digest else "new", entry, reason)
             self._add(entry, found.path)
             return
-        self._count("changed", entry)
+        self._count("changed", entry, reason)
         entry = replace(entry, guid=self._guids.next())
         sequence = self._add(entry, found.path)
         self._context.reporter.detail(f"{reason.value}: {display(full_path(self._root_name, found.path))}")
@@ -246,6 +250,7 @@ class DraftBuilder:
     def _skipped(self, entry: Entry, found: Found, previous: Entry | None) -> None:
         """Leave out a file; let a placeholder stand for a directory."""
         self._tallies["skipped"].add(entry.size)
+        self._note(entry.root, found.path, "skipped", kind=entry.kind, reason=found.rule)
         self._context.reporter.detail(f"{found.rule}: {display(full_path(self._root_name, found.path))}")
         entry = replace(entry, rule=found.rule)
         if entry.kind == "dir":
@@ -261,6 +266,7 @@ class DraftBuilder:
         self._result.errors.append((display(path), found.error))
         self._context.reporter.warn(f"{display(path)}: {found.error}")
         self._tallies["unreadable"].add(0)
+        self._note(self._root, found.path, "unreadable", error=found.error)
         self._stale_below, self._stale_error = found.key + b"\0" if found.key else b"", found.error
         text, b64 = text_or_b64(found.path)
         entry = previous or Entry(path=text, path_b64=b64, root=self._root)
@@ -286,11 +292,18 @@ class DraftBuilder:
             self._result.dirs += 1
         return self._draft.add(entry, path)
 
-    def _count(self, tally: str, entry: Entry) -> None:
+    def _count(self, tally: str, entry: Entry, reason: Reason) -> None:
         if entry.kind != "dir":
             self._tallies[tally].add(entry.size)
+            if tally != "unchanged":
+                self._note(entry.root, entry.raw_path, tally, kind=entry.kind, reason=reason.value)
         if entry.ranges is not None or entry.extents is not None:
             self._result.unmapped += 1
+
+    def _note(self, root: int, path: bytes, action: str, **facts: str) -> None:
+        """Write a line into the journal, if there is one."""
+        if self._context.items.is_on:
+            self._context.items.note(full_path(self._names[root], path), action, **facts)
 
     # What only the whole walk could tell
 
@@ -308,6 +321,7 @@ class DraftBuilder:
             self._tallies["new"].add(entry.size, -1)
             if change is Change.KEEP:
                 self._tallies["renamed"].add(entry.size)
+                self._note(entry.root, entry.raw_path, "renamed", reason=Reason.RENAMED.value, guid=gone.guid)
                 self._draft.overlay(sequence, carry(entry, gone))
             else:
                 self._tallies["changed"].add(entry.size)
@@ -327,12 +341,16 @@ class DraftBuilder:
                     self._context.reporter.warn(f"{display(path)}: {reading.error}")
                     self._tallies["changed"].add(entry.size, -1)
                     self._tallies["unreadable"].add(entry.size)
+                    self._note(entry.root, entry.raw_path, "unreadable", error=reading.error)
                     if entry.raw_path == previous.raw_path:
                         self._draft.overlay(reading.sequence, replace(previous, stale=True, error=reading.error))
                 if reading.same:
                     moved = entry.raw_path != previous.raw_path
                     self._tallies["changed"].add(entry.size, -1)
-                    self._tallies["renamed" if moved else "unchanged"].add(entry.size)
+                    found = "renamed" if moved else "unchanged"
+                    self._tallies[found].add(entry.size)
+                    facts = {"reason": Reason.SAME_CONTENT.value, "guid": previous.guid, "digest": previous.digest}
+                    self._note(entry.root, entry.raw_path, found, **facts)
                     self._draft.overlay(reading.sequence, carry(entry, previous))
         finally:
             for tree in trees:

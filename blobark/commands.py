@@ -9,31 +9,36 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
-from blobark import identity, index, mapfile, mapjobs, measured, snapshot, timings
+from blobark import identity, index, mapjobs, measured, snapshot, timings
+from blobark.again import FailedManifest, renew_failed, restore_failures
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
+from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
 from blobark.errors import BlobarkError, ConfigError, SnapshotError, StoreMissing
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
-from blobark.model import Header, Root, display, printable
+from blobark.itemlog import SAVING, read_failures
+from blobark.journals import journaled
+from blobark.manifest import places_of
+from blobark.model import Header, Root, display, printable, text_or_b64
 from blobark.plan import Overwrite
 from blobark.publish import publish
-from blobark.reapply import reapply
 from blobark.rehydrate import Archive, common_prefix
 from blobark.restore import Restorer, RestoreResult, jobs_of
 from blobark.sampling import Sample, SampledManifest
 from blobark.save import Saver, SaveResult
 from blobark.send import Job, Sender, SendTask
+from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
@@ -58,6 +63,8 @@ class SaveOptions:
     """What the command line adds to the configuration of a save."""
 
     create_container: bool = False
+    retry_failed: Path | None = None
+    """The journal of the run whose failed items are to be stored, and no others."""
     dry_run: bool = False
 
 
@@ -73,6 +80,10 @@ class RestoreOptions:
     rehydrate: Priority | None = None
     share: float = 1.0
     """Restore a sample of the snapshot that is so large."""
+    retry_failed: Path | None = None
+    """The journal of the run whose failed items are to be restored, and no others."""
+    to_given: bool = False
+    """Whether restore_root is for this time only."""
     dry_run: bool = False
 
 
@@ -80,8 +91,14 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
     """Index the source tree: the catalog's draft, and the map."""
     raise_descriptor_limit()
     state_dir = context.config.state_dir
-    with state_lock(state_dir), Catalog.open(state_dir, keep=not options.dry_run) as catalog:
-        return make_draft(context, catalog, options)
+    with (
+        journaled(context, "index", dry_run=options.dry_run) as (run, ending),
+        state_lock(state_dir),
+        Catalog.open(state_dir, keep=not options.dry_run) as catalog,
+    ):
+        result = make_draft(run, catalog, options)
+        ending.failed = result.errors
+        return result
 
 
 def make_draft(context: Context, catalog: Catalog, options: IndexOptions) -> IndexResult:
@@ -100,43 +117,67 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     """Store what the map names, and publish the snapshot."""
     raise_descriptor_limit()
     map_path = context.config.guid_mapping_file
-    if not map_path.exists():
+    failures = read_failures(options.retry_failed, *SAVING) if options.retry_failed else None
+    if failures is None and not map_path.exists():
         raise ConfigError(f"there is no map {map_path}", "run build_index.py first")
     state_dir = context.config.state_dir
     with (
-        state_lock(state_dir),
+        journaled(context, "save", dry_run=options.dry_run) as (run, ending),
+        state_lock(state_dir) as known_as,
         hired(context, options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
-        lost = _make_draft_current(context, catalog)
-        _check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
-        return save_draft(context, catalog, options, lost=lost)
+        lost: list[tuple[str, str]] = []
+        if failures is not None:
+            renew_failed(context, catalog, failures)
+        else:
+            lost = make_draft_current(context, catalog)
+        check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
+        if options.dry_run:
+            return estimate_draft(context, catalog)
+        store = store_to_write(context, options)
+        with store_lock(context, store, catalog.get("server"), "save", known_as=known_as) as lock:
+            result = save_draft(run, catalog, store, lock, lost=lost)
+        ending.snapshot, ending.failed = result.snapshot, result.failed
+        return result
+
+
+def store_to_write(context: Context, options: SaveOptions) -> Store:
+    """Open the store of a save; a folder is made, and a container if it is told so."""
+    return context.open_store(options.create_container if context.config.store == "azure" else True)
+
+
+def estimate_draft(context: Context, catalog: Catalog) -> SaveResult:
+    """Say what saving the draft of an open catalog would do."""
+    roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
+    saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
+    saver.estimate()
+    return saver.result
 
 
 def save_draft(
     context: Context,
     catalog: Catalog,
-    options: SaveOptions,
+    store: Store,
+    lock: StoreLock,
     *,
     lost: Sequence[tuple[str, str]] = (),
     told: Sequence[tuple[str, str]] = (),
 ) -> SaveResult:
-    """Store what the draft of an open catalog names, and publish the snapshot; in a dry run, estimate that.
+    """Store what the draft of an open catalog names, and publish the snapshot, under the store's lock.
 
     `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
     """
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
-    if options.dry_run:
-        saver = Saver(context, catalog, _store_to_look_at(context), catalog.get("server"), roots)
-        saver.estimate()
-        return saver.result
-    store = context.open_store(options.create_container if context.config.store == "azure" else True)
     saver = Saver(context, catalog, store, catalog.get("server"), roots)
+    context.items.begin(server=catalog.get("server"), host=identity.this_host().name)
     log, watched = context.config.save_metrics_log_file, context.sources()[0].path
     with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
         saver.store()
-        header = publish(context, catalog, store, saver, lost=len(lost))
+        header = publish(context, catalog, store, saver, lock, lost=len(lost))
         saver.result.failed.extend(lost)
+        for path, reason in lost:
+            context.items.note(os.fsencode(path), "failed", error=reason)
         _name_stale(context, catalog, saver, header, {path for path, _ in told})
         if catalog.get("map_outdated"):
             index.write_map(context, catalog)
@@ -166,68 +207,12 @@ def hired(context: Context, dry_run: bool) -> Iterator[None]:
         context.crew.dismiss()
 
 
-def _check_roots(context: Context, roots: list[Root]) -> None:
-    """Raise `ConfigError` when the index has a root that the configuration has no longer."""
-    names = {source.name for source in context.config.source_path}
-    for root in roots:
-        if root.raw_name not in names:
-            message = f"{display(root.raw_name)} is in the index and not in source_path any more"
-            raise ConfigError(message, "run build_index.py again")
-
-
 def _store_to_look_at(context: Context) -> Store | None:
     """Open the store for a dry run; None when it is not there yet, and so is empty."""
     try:
         return context.open_store(False)
     except StoreMissing:
         return None
-
-
-def _make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, str]]:
-    """See to it that the draft is the map's, filtered by today's rules; return what a foreign map names in vain."""
-    is_rebuilt = not catalog.has_draft() and _rebuild(context, catalog)
-    if not _is_own_map(context, catalog):
-        if is_rebuilt:
-            message = "there is no local state, and the map is not that of the newest snapshot"
-            raise ConfigError(message, "run build_index.py first; a map made elsewhere needs another `server` name")
-        context.reporter.warn("the map was made elsewhere: saving what it names, and nothing else")
-        server = context.config.server or catalog.get("server") or _server_of_map(context, catalog)
-        return mapjobs.draft_from_map(context, catalog, server)
-    if catalog.get("rules") != context.rules.digest():
-        outdated = reapply(context, catalog)
-        if outdated:
-            context.reporter.warn(
-                f"{outdated} items stay out by rules that have been removed: run build_index.py again"
-            )
-    return []
-
-
-def _rebuild(context: Context, catalog: Catalog) -> bool:
-    """Rebuild a catalog that knows nothing from the newest snapshot; say whether there is one."""
-    server = context.config.server or _server_of_map(context, catalog)
-    index.adopt_latest(context, catalog, server)
-    return catalog.has_draft()
-
-
-def _is_own_map(context: Context, catalog: Catalog) -> bool:
-    """Whether the map is the draft's: the catalog wrote it, or would write the same."""
-    if not catalog.has_draft():
-        return False
-    if index.owns_map(context, catalog):
-        return True
-    path = context.config.guid_mapping_file
-    derived = path.with_name(path.name + ".derived")
-    try:
-        written = mapfile.write(derived, index.map_pairs(catalog))
-        return written.digest == mapfile.digest_of(path)
-    finally:
-        derived.unlink(missing_ok=True)
-
-
-def _server_of_map(context: Context, catalog: Catalog) -> str:
-    """Return the server that a map's keys name, this machine's own name where they name none."""
-    first = next(iter(mapfile.MapReader(context.config.guid_mapping_file)), None)
-    return first.server if first is not None and first.server else index.resolve_server(context, catalog)
 
 
 def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header, told: set[str]) -> None:
@@ -239,6 +224,7 @@ def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header
             if entry.error and path not in named:
                 reason = printable(entry.error)
                 saver.result.failed.append((path, reason))
+                context.items.note(saver.path_of(entry), "failed", kind=entry.kind, error=reason)
                 if path not in told:
                     context.reporter.warn(f"failed: {path}: {reason}")
 
@@ -254,6 +240,18 @@ def run_restore(
     root = context.config.restore_root
     if root is None:
         raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
+    with journaled(context, "restore", dry_run=options.dry_run) as (run, ending):
+        result = _run_restore(run, options, root, check)
+        ending.failed = result.failed
+        return result
+
+
+def _run_restore(
+    context: Context,
+    options: RestoreOptions,
+    root: Path,
+    check: Callable[[Header, snapshot.Manifest], None] | None,
+) -> RestoreResult:
     with contextlib.ExitStack() as stack:
         stack.enter_context(hired(context, options.dry_run))
         store = context.open_store(False)
@@ -276,6 +274,8 @@ def run_restore(
             _restore(context, restorer, wanted, options.share)
             return result
         facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
+        text, b64 = text_or_b64(os.fsencode(root))
+        context.items.begin(**facts, host=identity.this_host().name, target=text, target_b64=b64)
         log = context.config.metrics_log_file
         with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
             _restore(context, restorer, wanted, options.share)
@@ -313,6 +313,14 @@ class _Wanted(NamedTuple):
 def _wanted(context: Context, store: Store, catalog: Catalog | None, options: RestoreOptions) -> _Wanted:
     config = context.config
     server = options.server or config.server or (catalog.get("server") if catalog else "")
+    failures = None
+    if options.retry_failed:
+        if options.snapshot or options.server or options.map_path or options.share < 1:
+            hint = "leave out --snapshot, --server, --map and --sample"
+            raise ConfigError("--retry-failed restores what failed in a run, of that run's snapshot", hint)
+        place = b"" if options.to_given else os.fsencode(config.restore_root or "")
+        failures = restore_failures(options.retry_failed, place)
+        server, options = failures.run.server, replace(options, snapshot=failures.run.snapshot)
     if options.map_path is not None:
         if options.share < 1:
             raise ConfigError("--sample is for snapshots: a map has none")
@@ -325,6 +333,8 @@ def _wanted(context: Context, store: Store, catalog: Catalog | None, options: Re
     manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
     if options.share < 1:
         manifest = SampledManifest(manifest, Sample(options.share, header.number))
+    if failures is not None:
+        manifest = FailedManifest(manifest, header, places_of(header), failures.paths)
     return _Wanted(server, header, manifest, partial(jobs_of, header, manifest))
 
 

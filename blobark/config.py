@@ -40,6 +40,7 @@ __all__ = ["ChangeDetection", "Config", "Login", "Secret", "SourceRoot", "connec
 
 FILE_NAME: Final = "config.yaml"
 _OWN_FILES: Final = ("guid_mapping_file", "metrics_log_file", "save_metrics_log_file", "metrics_textfile", "log_file")
+_OWN_FOLDERS: Final = ("store", "state_dir", "journal_dir")
 _SECRETS_WRITTEN: Final = {
     "connection_string": re.compile(r"accountkey\s*=\s*[^;\s]|\bsig=[^&;\s]", re.IGNORECASE),
     "account_key": re.compile(r"\S"),
@@ -99,12 +100,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """The address of a health check; whoever has it can ping in our name."""
     log_file: Path | None
     """Gets a line for each backup."""
+    journal_dir: Path | None
+    """Where each run leaves a journal; None: in `state_dir`, see `journals_in`."""
+    journals: int
+    """So many are kept; 0: none is written."""
     max_age_s: int | None
     hook_before: str | None
     hook_after: str | None
     hook_on_failure: str | None
     warnings: tuple[str, ...]
     """What a person should be told, one line each."""
+
+    @property
+    def journals_in(self) -> Path:
+        """The folder of the journals."""
+        return self.journal_dir or self.state_dir / "journals"
 
     def own_paths_below(self, root: SourceRoot) -> frozenset[bytes]:
         """Return the paths, relative to `root`, that a walk leaves out: Blobark's own, which each run changes."""
@@ -113,7 +123,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def own_folders(self) -> list[Path]:
         """Return the folders in which Blobark writes but for a restore's, none inside another."""
-        found = {path if key in ("store", "state_dir") else path.parent for key, path in _own(self)}
+        found = {path if key in _OWN_FOLDERS else path.parent for key, path in _own(self)}
         return sorted(one for one in found if not any(other in one.parents for other in found))
 
     def need(self, *keys: str) -> None:
@@ -238,9 +248,12 @@ def _conflicts(config: Config, *, restore_aside: bool) -> Iterator[tuple[str, st
     """Yield (key, what is wrong). A restore_root for this time only, set aside, harms no later backup."""
     yield from _store_conflicts(config)
     yield from _root_conflicts(config.source_path)
-    folders = [(key, path) for key, path in _own(config) if key in ("store", "state_dir")]
-    if len(folders) == 2 and (_is_inside(folders[0][1], folders[1][1]) or _is_inside(folders[1][1], folders[0][1])):
+    folders = [(key, path) for key, path in _own(config) if key in _OWN_FOLDERS]
+    store = config.store if isinstance(config.store, Path) else None
+    if store and (_is_inside(store, config.state_dir) or _is_inside(config.state_dir, store)):
         yield "state_dir", "expected another folder than that of store, and neither inside the other"
+    if store and config.journal_dir and _is_inside(config.journal_dir, store):
+        yield "journal_dir", "lies inside store"
     files: dict[Path, str] = {}
     for key in _OWN_FILES:
         if (path := getattr(config, key)) and (other := files.setdefault(path, key)) != key:
@@ -279,7 +292,7 @@ def _root_conflicts(roots: tuple[SourceRoot, ...]) -> Iterator[tuple[str, str]]:
 
 def _own(config: Config) -> list[tuple[str, Path]]:
     """What Blobark itself writes, by key."""
-    keys = ("store", "state_dir", *_OWN_FILES)
+    keys = (*_OWN_FOLDERS, *_OWN_FILES)
     return [(key, path) for key in keys if isinstance(path := getattr(config, key), Path)]
 
 

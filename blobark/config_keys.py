@@ -174,6 +174,12 @@ def _rate(text: str, read: Callable[[], int], least: int, expected: str) -> int:
     return per_second
 
 
+def _journals(text: str, _base: Path) -> int:
+    if not re.fullmatch(r"[0-9]{1,4}", text):
+        raise ValueError("expected a whole number up to 9999, or 0 for none")
+    return int(text)
+
+
 def _flag(text: str, _base: Path) -> bool:
     words = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() not in words:
@@ -316,6 +322,8 @@ KEYS: Final[dict[str, Key]] = {
     "metrics_textfile": Key(_path),
     "ping_url": Key(_ping_url, "", secret=True),
     "log_file": Key(_path),
+    "journal_dir": Key(_path),
+    "journals": Key(_journals, "30"),
     "max_age": Key(_age_s, field="max_age_s"),
     "hook_before": Key(_command, secret=True),
     "hook_after": Key(_command, secret=True),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from blobark.config import Config, SourceRoot
 from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import Interrupted
+from blobark.itemlog import ItemLog
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
 from blobark.source import SourceTree
@@ -54,6 +55,8 @@ class Context:
     """What this process has repeated, and how often it was slowed down."""
     counters: Callable[[], dict[str, float]]
     """The run's own numbers of this moment, for the metrics."""
+    items: ItemLog = field(default_factory=ItemLog)
+    """The journal; `journals.journaled` gives the run one that is written."""
 
     @property
     def workers(self) -> int:

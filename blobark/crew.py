@@ -255,7 +255,7 @@ class _Member(Generic[Job]):
                 self._weight -= weight
                 entry = job.entry if answer.entry is None else answer.entry
                 how = answer.status, answer.bytes, answer.reason, answer.sent, answer.is_equal
-                yield job, Outcome(answer.sequence, entry, *how)
+                yield job, Outcome(answer.sequence, entry, *how, answer.took_ns, answer.retries)
             if not self.jobs:  # what still waits in its queue are words to its threads
                 self.counters["queued_batches"] = 0
             if report.failure is not None:

@@ -28,6 +28,8 @@ NEEDS = {
     "index": ("list", "read"),
     "save": ("list", "read", "create", "write"),
     "restore": ("list", "read"),
+    "verify": ("list", "read"),
+    "repair": ("list", "read", "create", "write"),
 }
 """The rights of each command. `create` is a new blob, `write` its blocks, where it has more than one."""
 

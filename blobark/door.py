@@ -9,6 +9,7 @@ import os
 import sys
 
 LIBRARIES = (
+    "awscrt",
     "azure",
     "blake3",
     "certifi",

@@ -182,7 +182,7 @@ def verify(file: Path, key: str) -> VerifyResult:
 
 def _restore(context: Context, options: DrillOptions, tree: Path) -> RestoreResult:
     log = context.config.state_dir / "drill-metrics.json"
-    config = msgspec.structs.replace(context.config, restore_root=tree, metrics_log_file=log)
+    config = msgspec.structs.replace(context.config, restore_root=tree, metrics_log_file=log, journals=0)
 
     def check(_header: Header, manifest: snapshot.Manifest) -> None:
         entries = (entry for ref in _header.segments for entry in manifest.read(ref))

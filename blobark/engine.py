@@ -115,6 +115,13 @@ class Turn:
             self._lock.release()
 
 
+def beside(work: Callable[[], None], name: str) -> threading.Thread:
+    """Start `work` in a thread of its own, which keeps no process from ending, and return it."""
+    thread = threading.Thread(target=work, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 class Engine:
     """Runs work on `workers` threads with at most `max_bytes` of content in flight.
 

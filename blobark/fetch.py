@@ -14,7 +14,8 @@ import contextlib
 import hashlib
 import os
 import stat
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from blake3 import blake3
@@ -31,6 +32,8 @@ from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
 from metrics.stages import COMPARE, DECODE, METADATA, WRITE
+
+Told = TypeVar("Told")
 
 
 class RestoreJob(NamedTuple):
@@ -92,18 +95,26 @@ class Fetcher:
     def __call__(self, batch: list[RestoreJob]) -> list[Outcome]:
         """Restore a batch; return the outcome of each job."""
         stages = self._stages
-        begun = [stages.took(None, self._begin, job) for job in batch]
+        begun = [self._told(self._begin, job) for job in batch]
         if batch[0].bundle:
-            bundle, bundle_ns = stages.took(None, self._fetch_bundle, [step for step, _ in begun])
-            fetched = [(step, bundle_ns // len(batch)) for step in bundle]
+            bundle, bundle_ns, repeats = self._told(self._fetch_bundle, [step for step, _, _ in begun])
+            fetched = [(step, bundle_ns // len(batch), 0 if place else repeats) for place, step in enumerate(bundle)]
         else:
-            fetched = [stages.took(None, self._fetch, step) for step, _ in begun]
+            fetched = [self._told(self._fetch, step) for step, _, _ in begun]
         with self._turn:
-            ended = [stages.took(None, self._end, job, step) for job, (step, _) in zip(batch, fetched, strict=True)]
-        for job, (_, begun_ns), (_, fetched_ns), (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            ended = [stages.took(None, self._end, job, step) for job, (step, _, _) in zip(batch, fetched, strict=True)]
+        for job, first, second, (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            took_ns = first[1] + second[1] + ended_ns
             if outcome.status is Status.DONE and job.entry.kind == "file":
-                stages.item(job.entry.size, begun_ns + fetched_ns + ended_ns)
+                stages.item(job.entry.size, took_ns)
+            outcome.tell(took_ns, first[2] + second[2])
         return [outcome for outcome, _ in ended]
+
+    def _told(self, work: Callable[..., Told], *args: Any) -> tuple[Told, int, int]:
+        """Return what `work(*args)` returns, its nanoseconds, and how many calls of the store it has repeated."""
+        repeats = self._stages.repeats
+        result, took_ns = self._stages.took(None, work, *args)
+        return result, took_ns, self._stages.repeats - repeats
 
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""

@@ -6,10 +6,12 @@ import contextlib
 import fcntl
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from blobark.errors import Fatal, LockHeld
+from blobark.holder import boot_id
 
 PATIENCE_S = 1.0
 """A run that was killed has processes of its own, which end a moment after it."""
@@ -29,11 +31,13 @@ def lock(descriptor: int, patience_s: float = PATIENCE_S) -> bool:
 
 
 @contextlib.contextmanager
-def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> Iterator[None]:
+def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> Iterator[str]:
     """Hold the one writer's lock of a state folder, which is made (0700) when missing.
 
     Where another run holds it, `pause` is called between one try and the next, until it raises or the lock is had;
-    without it that is `LockHeld`. The kernel lets go of the lock when the process ends, however it ends.
+    without it that is `LockHeld`. The kernel lets go of the lock when the process ends, however it ends. Yields what
+    the holder is known as to other locks: a GUID that no other process has while this one lives, and that the next
+    holder on this machine has too; "" where there is none.
 
     Raises:
         LockHeld: another run holds it.
@@ -51,6 +55,12 @@ def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> I
                 raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished")
             pause()
             patience_s = 0.0
-        yield
+        yield _known_as(os.fstat(descriptor))
     finally:
         os.close(descriptor)
+
+
+def _known_as(status: os.stat_result) -> str:
+    """Return a GUID for the holder of a lock's file: this file, on this machine, since it was started."""
+    boot = boot_id()
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{boot} {status.st_dev} {status.st_ino}")) if boot else ""

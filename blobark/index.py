@@ -47,6 +47,7 @@ def build(
     _check_allowed(context, allow_empty | allow_shrink)
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
+    context.items.begin(server=result.server, host=identity.this_host().name)
     context.reporter.begin("index", 0, 0)
     if not catalog.has_draft():
         adopt_latest(context, catalog, result.server)
@@ -130,6 +131,7 @@ def remember_snapshot(catalog: Catalog, header: Header) -> None:
     """Make a snapshot, whose segments the catalog has, the draft, and remember what it was complete with."""
     roots = msgspec.json.encode(header.roots).decode()
     values = {"server": header.server, "roots": roots, "snapshot": str(header.number)}
+    values["header"] = snapshot.encode(header).decode()  # for a repair
     if header.complete:
         values["complete_roots"] = roots
     catalog.adopt(header.segments, **values)

@@ -79,6 +79,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     reason: str
     sent: Sent | None
     is_equal: bool
+    took_ns: int
+    retries: int
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -181,7 +183,7 @@ class Server:
 def _answer(number: int, job: HasEntry, outcome: Outcome) -> Answer:
     entry = None if outcome.entry is job.entry else outcome.entry
     how = outcome.status, outcome.bytes, outcome.reason, outcome.sent, outcome.is_equal
-    return Answer(number, outcome.sequence, entry, *how)
+    return Answer(number, outcome.sequence, entry, *how, outcome.took_ns, outcome.retries)
 
 
 def frame(value: Any) -> bytes:

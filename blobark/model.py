@@ -283,6 +283,16 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """The blob that was stored for it, and perhaps for others whose outcomes come with this one."""
     is_equal: bool = False
     """Whether its content was stored for another item."""
+    took_ns: int = 0
+    """How long a thread worked on it, or waited for the store; of a bundle each item has the same share."""
+    retries: int = 0
+    """Calls of the store that this thread has repeated for it; of a bundle the first item has them all."""
+
+    def tell(self, took_ns: int, retries: int) -> None:
+        """Say what it cost, which is known to who called whoever made it."""
+        msgspec.structs.force_setattr(self, "took_ns", took_ns)
+        if retries:
+            msgspec.structs.force_setattr(self, "retries", retries)
 
 
 def sort_key(root: int, raw_path: bytes) -> SortKey:

@@ -28,6 +28,8 @@ class Reason(enum.Enum):
     UNCHANGED = "unchanged"
     RENAMED = "renamed"
     MAYBE_RENAMED = "perhaps renamed"
+    SAME_CONTENT = "read, and its content is the same"
+    FURTHER_NAME = "a further name of a file"
 
 
 class Change(enum.Enum):
@@ -80,6 +82,21 @@ def _doubt(previous: Entry, status: os.stat_result, how: ChangeDetection, truste
     if how == "strict" and previous.inode != status.st_ino:
         return Reason.INODE_CHANGED
     return Reason.TOO_FRESH if status.st_ctime_ns >= trusted_before_ns and previous.digest else None
+
+
+def why_sent(entry: Entry, previous: Entry | None) -> Reason:
+    """Name what sets an entry whose content is to be stored apart from what the newest snapshot has at its path."""
+    if previous is None:
+        return Reason.NEW
+    if previous.kind != entry.kind:
+        return Reason.KIND_CHANGED
+    if previous.size != entry.size:
+        return Reason.SIZE_CHANGED
+    if previous.mtime_ns != entry.mtime_ns:
+        return Reason.MTIME_CHANGED
+    if previous.ctime_ns != entry.ctime_ns:
+        return Reason.CTIME_CHANGED
+    return Reason.INODE_CHANGED if previous.inode != entry.inode else Reason.NOT_STORED
 
 
 def compare_renamed(gone: Entry, found: Entry, how: ChangeDetection) -> Verdict:

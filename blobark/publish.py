@@ -3,7 +3,7 @@
     see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
     store the segments that are new
-    look again: the newest snapshot must still be the one this run has seen
+    look again: the newest snapshot must still be the one this run has seen, and the store's lock this run's
     write the header, create-only; then the snapshot's segments are the draft
 
 A crash before the header leaves the snapshot before it the newest; a crash after it loses nothing.
@@ -26,10 +26,11 @@ from blobark.index import remember_snapshot
 from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
 from blobark.save import Saver
 from blobark.segments import SegmentWriter
+from blobark.storelock import StoreLock
 from blobark.stores.base import Store
 
 
-def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, lost: int) -> Header:
+def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock: StoreLock, *, lost: int) -> Header:
     """Publish the draft as the next snapshot and return its header; `lost` items failed and are no entry of it."""
     result, parent = saver.result, saver.parent
     roots = tuple(msgspec.json.decode(catalog.get("roots"), type=list[Root]))
@@ -71,6 +72,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, *, l
         parent=parent.number if parent else 0,
         requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
     )
+    lock.check()
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header)
     result.snapshot, result.complete = header.number, header.complete

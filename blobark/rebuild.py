@@ -32,6 +32,7 @@ from blobark.model import FORMAT, Entry, Extent, Header, Root, SegmentRef, Serve
 from blobark.packs import index_extent, read_index
 from blobark.scratch import Rescued
 from blobark.segments import SegmentWriter, decode_entry, encode_entry
+from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, listings
 
 LOST = b"lost+found"
@@ -97,9 +98,10 @@ def run_rebuild(context: Context, options: RebuildOptions) -> RebuildResult:
         rebuild = _Rebuild(context, store, server, rescued)
         rebuild.find()
         if not options.dry_run:
-            rebuild.read_lost()
-            rebuild.place()
-            rebuild.publish(taken[-1] if taken else 0)
+            with store_lock(context, store, server, "rebuild") as lock:
+                rebuild.read_lost()
+                rebuild.place()
+                rebuild.publish(taken[-1] if taken else 0, lock)
         else:
             rebuild.estimate()
         return rebuild.result
@@ -271,7 +273,7 @@ class _Rebuild:
             next(name for name in names if rescued.place(name, line))
             self.result.older += 1
 
-    def publish(self, before: int) -> None:
+    def publish(self, before: int, lock: StoreLock) -> None:
         """Publish what was placed as the snapshot after number `before`."""
         refs: list[SegmentRef] = []
         counts: list[int] = []
@@ -316,6 +318,7 @@ class _Rebuild:
             requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
             rescued=True,
         )
+        lock.check()
         snapshot.publish(self._store, header, check=self._store.lists_md5)
         result = self.result
         result.snapshot, result.entries = header.number, totals.entries

@@ -219,6 +219,7 @@ class Restorer:
         """Fold one outcome into the result."""
         result, entry, status = self.result, job.entry, outcome.status
         self._context.reporter.outcome(outcome, job.path)
+        self._context.items.outcome(outcome, job.path, _action(job.entry, status))
         if status is Status.FAILED:
             self._failed_paths.add(job.path)
             result.failed.append((display(job.path), printable(outcome.reason)))
@@ -275,6 +276,13 @@ def _bundle(jobs: list[RestoreJob], number: int) -> Iterator[RestoreJob]:
     """Yield jobs as a bundle, which one alone is not."""
     for job in jobs:
         yield job._replace(bundle=str(number)) if len(jobs) > 1 else job
+
+
+def _action(entry: Entry, status: Status) -> str:
+    """Return what the journal calls an outcome, "" for its usual name."""
+    if status is not Status.DONE:
+        return ""
+    return "linked" if entry.hardlink_to_any else "written"
 
 
 def _join(place: bytes, path: bytes) -> bytes:

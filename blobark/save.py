@@ -32,6 +32,7 @@ from blobark.guids import GuidSource
 from blobark.model import Entry, Outcome, Root, Sent, Status, display, printable
 from blobark.packing import Packing
 from blobark.packs import room_for
+from blobark.plan import why_sent
 from blobark.send import Job, Sender, SendTask, cost_of, failed
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
@@ -150,6 +151,7 @@ class Saver:
         """Return the table of what the newest snapshot names, with what a killed run has sent and this one has seen."""
         contents = Contents(self._context.config.state_dir, self._server)
         contents.begin(*self._difference.parent_segments())
+        contents.forget(list(self._difference.damaged()))
         for found, lost in self._claims.sorted():
             contents.sent(found)
             contents.forget(lost)
@@ -310,7 +312,7 @@ class Saver:
                 elif outcome.status is Status.EQUAL_UNDER_WAY:
                     self._equal_under_way += 1
                 else:
-                    self._take(outcome)
+                    self._take(outcome, why_sent(job.entry, job.previous).value)
                 self._packing.took(job)
                 if job.bundle and outcome.status is Status.DONE:
                     self.result.packed += 1
@@ -320,8 +322,8 @@ class Saver:
                     committed_ns = now_ns()
         self._catalog.commit()
 
-    def _take(self, outcome: Outcome) -> None:
-        """Fold one outcome into the catalog and the result."""
+    def _take(self, outcome: Outcome, reason: str = "") -> None:
+        """Fold one outcome into the catalog, the journal and the result."""
         result, entry = self.result, outcome.entry
         self._catalog.overlay(outcome.sequence, entry)
         if entry.extents is not None:
@@ -330,6 +332,7 @@ class Saver:
             self._audit.note(outcome.sent)
         path = self.path_of(entry)
         self._context.reporter.outcome(outcome, path)
+        self._context.items.outcome(outcome, path, "equal" if outcome.is_equal else "", reason)
         if outcome.status is Status.FAILED:
             if entry.links > 1 and not entry.has_content:
                 self._lost_groups.add((entry.root, entry.raw_path))

@@ -82,21 +82,24 @@ class Sender:
     def __call__(self, batch: list[Job]) -> list[Outcome]:
         """Store a batch; return the outcome of each job."""
         stages = self._stages
+        repeats = stages.repeats
         if batch[0].bundle:
             outcomes, took_ns = stages.took(None, self._pack, batch)
-            for job in batch:
+            for number, (job, outcome) in enumerate(zip(batch, outcomes, strict=True)):
                 stages.item(job.entry.size, took_ns // len(batch))
+                outcome.tell(took_ns // len(batch), 0 if number else stages.repeats - repeats)
             return outcomes
         with self._turn:
             read = [stages.took(READ, self._read_small, job.entry) for job in batch]
         known = iter(self._claim([found for found, _ in read if found is not None]))
-        done = [
-            stages.took(None, self._outcome, job, found, next(known) if found else Claim.OURS)
-            for job, (found, _) in zip(batch, read, strict=True)
-        ]
-        for job, (_, reading_ns), (_, sending_ns) in zip(batch, read, done, strict=True):
+        outcomes = []
+        for job, (found, reading_ns) in zip(batch, read, strict=True):
+            outcome, sending_ns = stages.took(None, self._outcome, job, found, next(known) if found else Claim.OURS)
             stages.item(job.entry.size, reading_ns + sending_ns)
-        return [outcome for outcome, _ in done]
+            before, repeats = repeats, stages.repeats
+            outcome.tell(reading_ns + sending_ns, repeats - before)
+            outcomes.append(outcome)
+        return outcomes
 
     def close(self) -> None:
         """Close the trees, and the table of contents."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from blobark import summary_checking
 from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.config import Config
@@ -36,6 +37,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _rebuild(result)
     elif isinstance(result, MEASURING):
         rows = rows_of(result)
+    elif isinstance(result, summary_checking.CHECKING):
+        rows = summary_checking.rows_of(result)
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))

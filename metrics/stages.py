@@ -88,6 +88,15 @@ class Stages:
         result = work(*args)
         return result, (now() if stage is None else self.lap(stage, since_ns)) - since_ns
 
+    def repeated(self) -> None:
+        """Count a call of the store that this thread repeats."""
+        self._mine.repeats += 1
+
+    @property
+    def repeats(self) -> int:
+        """How many calls this thread has repeated."""
+        return self._mine.repeats
+
     @contextlib.contextmanager
     def timed(self, stage: int) -> Iterator[None]:
         """Count the time of a block for a stage, however it ends."""
@@ -161,6 +170,7 @@ class _Row(threading.local):
     def __init__(self, stages: Stages) -> None:
         self.lease = stages._lease()  # noqa: SLF001 - both are one thing in two scopes
         self.row = stages._views(self.lease.row)  # noqa: SLF001
+        self.repeats = 0
 
 
 class _Lease:

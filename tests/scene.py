@@ -62,7 +62,7 @@ class Scene:
         """Return everything around restore_root but what a restore is asked to write."""
         folder, state = self.workspace.folder, self.workspace.state
         asked = {self.restored, state, *folder.glob(f"*{self.workspace.metrics.name}*")}
-        in_state = {path.name for path in state.glob("*")} - {"restores.jsonl"}
+        in_state = {path.name for path in state.glob("*")} - {"restores.jsonl", "journals"}
         assert in_state == set(), "there is no other state in a scene"
         return facts(folder, leave_out=asked)
 

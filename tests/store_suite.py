@@ -11,14 +11,19 @@ import pickle
 import random
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from msgspec.structs import replace
 
 from blobark.clock import now_ns
-from blobark.errors import BlobExists, BlobNotFound, ConfigError, ContentError
+from blobark.errors import BlobChanged, BlobExists, BlobNotFound, ConfigError, ContentError, LockHeld
+from blobark.holder import Holder, this_process
+from blobark.stores.azure import AzureStore
 from blobark.stores.base import BLOCK_SIZE_BYTES, MAX_KEY_LENGTH, BlobInfo, Store
+from blobark.stores.folder import FolderStore
 from tests.in_blocks import InBlocks
 
 META = {"blobark_entry": "eyJhIjoxfQ==", "hdi_isfolder": "true", "_x9": "a b;c=d,e%20"}
@@ -98,6 +103,14 @@ def names(listing: Iterator[BlobInfo]) -> list[str]:
     return [blob.key for blob in listing]
 
 
+LOCK = "blobark/web1/lock"
+
+
+def stranger(command: str) -> Holder:
+    """A process on another machine, of which only the lock itself can tell whether it lives."""
+    return replace(this_process(str(uuid.uuid4()), "web1", command), host="elsewhere", pid=7, boot="another")
+
+
 class StoreSuite:
     thousands = 5300
     """How many names are listed: more than fit into one answer of a service."""
@@ -106,6 +119,12 @@ class StoreSuite:
     def open_again(self) -> Callable[[], Store]:
         """Open the test's place once more; every call gives a store of its own."""
         raise NotImplementedError
+
+    @pytest.fixture
+    def short_locks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let the test's stores have locks that are soon lost: Azure's last 15 s at least."""
+        monkeypatch.setattr(FolderStore, "lock_s", 1.0)
+        monkeypatch.setattr(AzureStore, "lock_s", 15.0)
 
     @pytest.fixture
     def store(self, open_again: Callable[[], Store]) -> Iterator[Store]:
@@ -389,6 +408,66 @@ class StoreSuite:
             loser.abort()
         assert store.read("some") == bytes([1]) * 2000
 
+    # replace
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_one_version_is_replaced(self, store: Store, key: str) -> None:
+        store.put(key, b"damaged, and longer", {"old": "1"})
+        store.replace(key, b"right", META, version=store.stat(key).version)
+        assert store.read(key) == b"right"
+        assert dict(store.stat(key).meta) == (META if store.keeps_meta else {})
+
+    def test_another_version_stays(self, store: Store) -> None:
+        store.put("some", b"damaged", {})
+        version = store.stat("some").version
+        store.put("some", b"written since", {}, create_only=False)
+        with pytest.raises(BlobChanged):
+            store.replace("some", b"right", {}, version=version)
+        assert store.read("some") == b"written since"
+        store.delete("some")
+        with pytest.raises(BlobChanged):
+            store.replace("some", b"right", {}, version=version)
+        with pytest.raises(BlobNotFound):
+            store.stat("some")
+
+    def test_a_version_is_replaced_in_blocks(self, store: Store) -> None:
+        store.put("some", b"damaged", {})
+        version = store.stat("some").version
+        uploads = [InBlocks(store.begin("some", replacing=version)) for _ in range(2)]
+        for number, upload in enumerate(uploads):
+            upload.add(b"one" * 1000)
+            upload.add(bytes([number]) * 1000)
+        assert store.read("some") == b"damaged"
+        uploads[1].commit(META)
+        with pytest.raises(BlobChanged):
+            uploads[0].commit({})
+        uploads[0].abort()
+        assert store.read("some") == b"one" * 1000 + b"\1" * 1000
+        assert dict(store.stat("some").meta) == (META if store.keeps_meta else {})
+
+    def test_of_racing_replacements_one_wins(self, store: Store, open_again: Callable[[], Store]) -> None:
+        stores = [open_again() for _ in range(4)]
+        for turn in range(5):
+            store.put(f"some{turn}", b"damaged", {})
+            version = store.stat(f"some{turn}").version
+            start = threading.Barrier(4)
+
+            def write(
+                number: int, turn: int = turn, version: str = version, start: threading.Barrier = start
+            ) -> bytes | None:
+                data = bytes([number]) * 5000
+                start.wait()
+                try:
+                    stores[number].replace(f"some{turn}", data, {}, version=version)
+                except BlobChanged:
+                    return None
+                return data
+
+            with ThreadPoolExecutor(4) as pool:
+                won = [data for data in pool.map(write, range(4)) if data is not None]
+            assert len(won) == 1
+            assert store.read(f"some{turn}") == won[0]
+
     # delete
 
     @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
@@ -425,6 +504,7 @@ class StoreSuite:
             lambda: store.read(key, 0, 0),
             lambda: store.put(key, b"", {}),
             lambda: store.put(key, b"", {}, create_only=False),
+            lambda: store.replace(key, b"", {}, version="x"),
             lambda: store.begin(key),
             lambda: store.delete(key),
         ]
@@ -445,6 +525,72 @@ class StoreSuite:
         for key in ODD_KEYS:
             store.delete(key)
         assert names(store.list("")) == []
+
+    # hold
+
+    def test_a_lock_has_one_holder_who_is_named(self, store: Store, open_again: Callable[[], Store]) -> None:
+        other = open_again()
+        hold = store.hold(LOCK, stranger("save"))
+        for taker in (other, store):
+            with pytest.raises(LockHeld, match=r"^save on elsewhere \(process 7\) since .* holds the lock of web1 in "):
+                taker.hold(LOCK, stranger("backup"))
+        hold.renew()
+        hold.release()
+        again = other.hold(LOCK, stranger("backup"))
+        with pytest.raises(LockHeld, match="backup on elsewhere"):
+            hold.renew()
+        again.renew()
+        again.release()
+        other.close()
+
+    def test_a_lock_is_had_again_by_who_has_it(self, store: Store) -> None:
+        holder = stranger("save")
+        for _ in range(3):
+            store.hold(LOCK, holder).renew()
+
+    def test_of_many_takers_one_gets_the_lock(self, store: Store) -> None:
+        def take(_: int) -> bool:
+            barrier.wait()
+            try:
+                store.hold(LOCK, stranger("save"))
+            except LockHeld:
+                return False
+            return True
+
+        for winners in (1, 0):
+            barrier = threading.Barrier(8)
+            with ThreadPoolExecutor(8) as pool:
+                assert sum(pool.map(take, range(8))) == winners
+
+    def test_a_silent_holder_loses_the_lock_to_one_taker(self, short_locks: None, store: Store) -> None:
+        silent, late = store.hold(LOCK, stranger("save")), store.hold("blobark/web2/lock", stranger("save"))
+        taken: list[str] = []
+
+        def take(number: int) -> None:
+            while not taken:
+                try:
+                    store.hold(LOCK, stranger(f"taker {number}"))
+                    taken.append(str(number))
+                except LockHeld:
+                    time.sleep(store.lock_s / 50)
+
+        begun_s = time.monotonic()
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(take, range(4)))
+        assert len(taken) == 1
+        assert store.lock_s * 0.9 < time.monotonic() - begun_s < store.lock_s * 2 + 5
+        with pytest.raises(LockHeld, match="taker"):
+            silent.renew()
+        late.renew()
+        with pytest.raises(LockHeld):
+            store.hold("blobark/web2/lock", stranger("save"))
+
+    def test_a_lock_is_no_blob_that_is_in_the_way(self, store: Store) -> None:
+        store.put("blobark/web1/locksmith", b"x", {})
+        store.hold(LOCK, stranger("save")).release()
+        own = [key for key in names(store.list("blobark/web1/")) if key == LOCK or key.startswith(f"{LOCK}/")]
+        assert len(own) == 1
+        assert names(store.list("")) == sorted([*own, "blobark/web1/locksmith"])
 
     # threads, the end, errors
 

@@ -167,7 +167,7 @@ def test_a_killed_save_goes_on_where_it_was(
 ) -> None:
     workspace.run("index")
     with workspace.started("save") as process:
-        wait_until(lambda: proxy.requests["PUT"] >= 6, process)
+        wait_until(lambda: len(proxy.logged("PUT", CONTENT)) >= 6, process)
         process.kill()
         process.wait()
     there = sum(blob.name.startswith("web1_") for blob in container.list_blobs())
@@ -182,9 +182,10 @@ def test_a_save_ends_soon_when_asked_to_while_the_store(
     workspace.configure(source_path=str(few))
     workspace.run("index")
     busy = faults.answer(503, "ServerBusy", retry_after_s=60, method="PUT", where=CONTENT)
-    proxy.add(busy if kind == "is busy" else faults.hang(method="PUT", where=CONTENT))
+    fault = busy if kind == "is busy" else faults.hang(method="PUT", where=CONTENT)
+    proxy.add(fault)
     with workspace.started("save") as process:
-        wait_until(lambda: proxy.requests["PUT"] > 0, process)
+        wait_until(lambda: fault.fired, process)
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=END_S)
     assert process.returncode == 130

@@ -257,7 +257,7 @@ def test_it_refuses_where_a_snapshot_can_be_read(workspace: Workspace, container
     assert refused.result["error"] == "snapshot 2 of web1 can be read"
     container.upload_blob("blobark/web1/snapshots/0000000002", b"damaged", overwrite=True)
     assert workspace.run("rebuild", expect=4).result["error"] == "snapshot 1 of web1 can be read"
-    before = {blob.name: blob.etag for blob in container.list_blobs()}
+    before = {blob.name: blob.etag for blob in container.list_blobs() if not blob.name.endswith("/lock")}
     assert workspace.run("rebuild", "--force", expect=3).result["snapshot"] == 3
     after = {blob.name: blob.etag for blob in container.list_blobs()}
     assert before.items() <= after.items()

@@ -20,8 +20,9 @@ from blobark.errors import (
     StoreUnusable,
     Throttled,
 )
+from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Store, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
@@ -32,6 +33,7 @@ class Faulty:
 
     keeps_meta = False
     lists_md5 = True
+    lock_s = 60.0
     name = "faulty"
 
     def __init__(self, store: Store) -> None:
@@ -53,6 +55,10 @@ class Faulty:
     def greet(self) -> Greeting:
         self.next_fault()
         return self.store.greet()
+
+    def hold(self, key: str, holder: Holder) -> Hold:
+        self.next_fault()
+        return self.store.hold(key, holder)
 
     def stat(self, key: str) -> BlobInfo:
         self.next_fault()
@@ -80,9 +86,14 @@ class Faulty:
         self.store.put(key, data, meta, create_only=create_only)
         self.fault_after()
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
         self.next_fault()
-        return FaultyUpload(self, self.store.begin(key))
+        self.store.replace(key, data, meta, version=version)
+        self.fault_after()
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
+        self.next_fault()
+        return FaultyUpload(self, self.store.begin(key, replacing=replacing))
 
     def delete(self, key: str) -> None:
         self.next_fault()
@@ -145,6 +156,7 @@ def test_every_call_is_repeated(faulty: Faulty, store: Retrying) -> None:
         lambda: upload.add(b"block"),
         lambda: upload.commit({}),
         lambda: store.call(lambda: faulty.stat("upload")),
+        lambda: store.hold("lock", Holder("1", "web1")),
     ]
     for number, call in enumerate(calls, 1):
         faulty.script = blips(3)
@@ -284,7 +296,7 @@ def test_a_list_that_keeps_failing_ends(faulty: Faulty) -> None:
 
 
 def test_what_is_said_of_the_store_passes(faulty: Faulty, store: Retrying) -> None:
-    assert (store.name, store.keeps_meta, store.lists_md5) == (faulty.name, False, True)
+    assert (store.name, store.keeps_meta, store.lists_md5, store.lock_s) == (faulty.name, False, True, 60.0)
 
 
 def test_success_costs_nearly_nothing(tmp_path: Path) -> None:

@@ -16,12 +16,21 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ContentError, StoreDenied, StoreUnusable
+from blobark.errors import (
+    BlobarkError,
+    BlobChanged,
+    BlobExists,
+    BlobNotFound,
+    ContentError,
+    StoreDenied,
+    StoreUnusable,
+)
+from blobark.holder import Holder
 from blobark.model import Data
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_errors import translate
 from blobark.stores.azure_rest import Rest
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_key, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_key, check_meta
 
 if TYPE_CHECKING:
     from blobark.stores.azure_control import Control
@@ -44,6 +53,7 @@ class AzureStore:
 
     keeps_meta = True
     lists_md5 = True
+    lock_s = 60.0
 
     def __init__(
         self,
@@ -113,7 +123,17 @@ class AzureStore:
         put = partial(self._rest.put, key, data, meta, self._tier_of(key), create_only=create_only)
         self._call(key, put, creating=create_only)
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`."""
+        check_key(key)
+        check_meta(meta)
+        put = partial(self._rest.put, key, data, meta, self._tier_of(key), create_only=False, version=version)
+        try:
+            self._call(key, put)
+        except (BlobExists, BlobNotFound):
+            raise BlobChanged(f"{key} at {self.name} has been written again, or is gone") from None
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`. Blocks that are never committed vanish from the service after a week."""
         from blobark.stores.azure_upload import AzureUpload
 
@@ -121,7 +141,7 @@ class AzureStore:
             staged = self._call(key, partial(self._rest.uncommitted, check_key(key)))
         except StoreDenied:  # who may write and not read sends all of them
             staged = []
-        return AzureUpload(key, self._tier_of(key), self._rest, self._call, staged)
+        return AzureUpload(key, self._tier_of(key), self._rest, self._call, staged, replacing=replacing)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
@@ -175,6 +195,16 @@ class AzureStore:
             else:
                 return
             raise
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """As `Store.hold`: a lease on a blob; see `stores.azure_lease`."""
+        from blobark.stores.azure_lease import PATIENCE_SHARE, AzureLease
+
+        timeout_s = min(self.lock_s * PATIENCE_SHARE, self._connections.read_timeout_s)
+        rest = Rest(self._account, self._container, Connections(1, timeout_s, timeout_s))
+        lease = AzureLease(self, rest, self._call, check_key(key), holder)
+        lease.acquire()
+        return lease
 
     def sync(self) -> None:
         """As `Store.sync`: what the service has confirmed it keeps."""

@@ -18,6 +18,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from blobark.errors import ConfigError
+from blobark.holder import Holder
 from blobark.model import Block, Data
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
@@ -96,10 +97,13 @@ class Upload(Protocol):
         """
 
     def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
-        """Make the blob of these blocks, all of which have been staged or copied, in this order; create-only.
+        """Make the blob of these blocks, all of which have been staged or copied, in this order.
+
+        It is create-only, or takes the place of the one version that `begin` was told.
 
         Raises:
             BlobExists: there is a blob under the key (perhaps this one: an answer may have been lost).
+            BlobChanged: that version is not there any more.
             BlocksLost: the store has dropped blocks that it had; the upload is to be begun anew.
         """
 
@@ -107,8 +111,25 @@ class Upload(Protocol):
         """Forget the blocks, as far as the store can. Never raises; does nothing after `commit`."""
 
 
+class Hold(Protocol):
+    """A lock that this process has. For one thread; nothing here is repeated, since who holds it looks at the time."""
+
+    def renew(self) -> None:
+        """Have it for another `Store.lock_s`. It may also be late, as long as nobody else has taken the lock.
+
+        Raises:
+            LockHeld: somebody else has taken it, or it is gone: this process does not have it any more.
+        """
+
+    def release(self) -> None:
+        """Let the next one have it at once."""
+
+
 class Store(Protocol):
     """A flat set of blobs. Every method may be called from many threads at once."""
+
+    lock_s: float
+    """How long a lock outlives its last renewal, in seconds."""
 
     keeps_meta: bool
     """Whether `meta` given to `put` and `commit` comes back from `stat`."""
@@ -169,8 +190,18 @@ class Store(Protocol):
             BlobExists: `create_only`, and there is a blob under the key. Of two racing writers one gets this.
         """
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """Store `data` in place of the blob that has this `version`, which comes from `stat`; whole or not at all.
+
+        Raises:
+            BlobChanged: that version is not there any more. What is there instead stays.
+            StoreLocked: the store lets nobody change this blob.
+        """
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """Start a blob that is sent in blocks. Several may be on their way under one key: one commit wins.
+
+        With `replacing`, which comes from `stat`, it takes the place of that version of the blob.
 
         Raises:
             BlobExists: blocks of another kind, which cannot be joined with ours, are on their way under the key.
@@ -178,6 +209,17 @@ class Store(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a blob; removing one that is not there is no error."""
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """Take the lock `key`, below which and under which no blob is put, and say who has it.
+
+        Of several takers one gets it. It may be taken from who has not renewed it for `lock_s`, from a process that
+        is known to have ended, and by the `Holder.id` that has it already: a repeated call, or who comes after a
+        process that has ended.
+
+        Raises:
+            LockHeld: somebody else has it; the message says who, where that is known.
+        """
 
     def sync(self) -> None:
         """Return when everything put before the call would survive a loss of power."""

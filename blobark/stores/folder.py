@@ -16,14 +16,17 @@ reached through a link; a link planted below it is never followed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from blobark.errors import (
     BlobarkError,
+    BlobChanged,
     BlobExists,
     BlobNotFound,
     ConfigError,
@@ -34,8 +37,10 @@ from blobark.errors import (
     StoreMissing,
     StoreUnusable,
 )
+from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Priority, Upload, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_meta
+from blobark.stores.folder_lock import FolderLock
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
 from blobark.stores.paths import path_of
@@ -61,6 +66,7 @@ class FolderStore:
 
     keeps_meta = False
     lists_md5 = False
+    lock_s = 120.0
 
     def __init__(self, path: str, *, create: bool = False, names_at_once: int = 1_000_000) -> None:
         self.name = os.path.abspath(path)
@@ -126,11 +132,43 @@ class FolderStore:
         except OSError as error:
             raise self._translate(error, key, writing=True) from error
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`. Of all who replace something in this folder one at a time looks and renames."""
+        path = path_of(key)
+        check_meta(meta)
+        try:
+            file = self._files.start(path, named=True)
+            try:
+                file.write(data, 0)
+                self._put_in_place(key, file, version)
+            finally:
+                file.discard()
+        except OSError as error:
+            raise self._translate(error, key, writing=True) from error
+
+    def _put_in_place(self, key: str, file: NewFile, version: str) -> None:
+        path = path_of(key)
+        with _locked(self._fd):
+            try:
+                found = _version(os.stat(path, dir_fd=self._fd, follow_symlinks=False))
+            except FileNotFoundError:
+                found = ""
+            if found != version:
+                raise BlobChanged(f"{key} in {self.name} has been written again, or is gone")
+            file.publish(path, replace=True)
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`. The blocks go to a file that has no name yet."""
         path = path_of(key)
+
+        def publish(file: NewFile) -> None:
+            if replacing:
+                self._put_in_place(key, file, replacing)
+            else:
+                file.publish(path, replace=False)
+
         try:
-            return _FolderUpload(key, path, self._files.start(path), self._translate)
+            return _FolderUpload(key, publish, self._files.start(path, named=bool(replacing)), self._translate)
         except OSError as error:
             raise self._translate(error, key, writing=True) from error
 
@@ -141,6 +179,12 @@ class FolderStore:
         except OSError as error:
             if error.errno not in _NO_ENTRY:
                 raise self._translate(error, key) from error
+
+    def hold(self, key: str, holder: Holder, /) -> Hold:
+        """As `Store.hold`; see `stores.folder_lock`."""
+        lock = FolderLock(self, self._fd, self._files, key, self._translate)
+        lock.take(holder)
+        return lock
 
     def sync(self) -> None:
         """As `Store.sync`: one flush of the whole file system. The first one also removes old leftovers."""
@@ -219,9 +263,11 @@ def _version(status: os.stat_result) -> str:
 class _FolderUpload:
     """An `Upload` into a file that has no name yet. Nothing of an upload that was interrupted is left to go on with."""
 
-    def __init__(self, key: str, path: str, file: NewFile, translate: Callable[..., BlobarkError]) -> None:
+    def __init__(
+        self, key: str, publish: Callable[[NewFile], None], file: NewFile, translate: Callable[..., BlobarkError]
+    ) -> None:
         self._key = key
-        self._path = path
+        self._publish = publish
         self._file = file
         self._translate = translate
 
@@ -242,7 +288,7 @@ class _FolderUpload:
         check_meta(meta)
         try:
             os.truncate(self._file.fd, sum(block.size for block in blocks))
-            self._file.publish(self._path, replace=False)
+            self._publish(self._file)
         except OSError as error:
             raise self._translate(error, self._key, writing=True) from error
         self._file.discard()
@@ -250,6 +296,17 @@ class _FolderUpload:
     def abort(self) -> None:
         """As `Upload.abort`."""
         self._file.discard()
+
+
+@contextlib.contextmanager
+def _locked(folder_fd: int) -> Iterator[None]:
+    """Hold the lock of an open folder, which keeps out all threads and processes that ask for it."""
+    descriptor = os.open(".", _FOLDER, dir_fd=folder_fd)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush_file_system(fd: int) -> None:

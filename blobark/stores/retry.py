@@ -21,8 +21,9 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
+from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Priority, Store, Upload
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Hold, Priority, Store, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 from metrics.stages import HELD, REQUEST, Stages
 
@@ -70,6 +71,7 @@ class Retrying:
         self._store = store
         self.keeps_meta = store.keeps_meta
         self.lists_md5 = store.lists_md5
+        self.lock_s = store.lock_s
         self.name = store.name
         self._attempts = attempts
         self._deadline_s = deadline_s
@@ -121,13 +123,23 @@ class Retrying:
         self.call(lambda: self._store.put(key, data, meta, create_only=create_only), size_bytes=len(data))
         self._stages.moved(len(data))
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`; one whose answer was lost ends as `BlobChanged`."""
+        self.call(lambda: self._store.replace(key, data, meta, version=version), size_bytes=len(data))
+        self._stages.moved(len(data))
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`."""
-        return _RetryingUpload(self, self.call(lambda: self._store.begin(key)), self._stages)
+        upload = self.call(lambda: self._store.begin(key, replacing=replacing))
+        return _RetryingUpload(self, upload, self._stages)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""
         self.call(lambda: self._store.delete(key))
+
+    def hold(self, key: str, holder: Holder) -> Hold:
+        """As `Store.hold`. What holds it is not repeated, and waits at no gate: it has a deadline."""
+        return self.call(lambda: self._store.hold(key, holder))
 
     def sync(self) -> None:
         """As `Store.sync`."""
@@ -221,6 +233,7 @@ class Retrying:
         longest_s = min(self._cap_wait_s, self._first_wait_s * 2.0 ** min(attempt - 1, 30))
         wait_s = max(random.uniform(0.0, longest_s), error.retry_after_s)
         throttled = isinstance(error, Throttled)
+        self._stages.repeated()
         with self._lock:
             self._retries += 1
             self._throttled += throttled
