@@ -1,4 +1,4 @@
-"""`Stock`: all that a server has in the store, in a temporary SQLite database: what a prune judges by."""
+"""`Holdings`: all that a server has in the store, in a temporary SQLite database: what a prune judges by."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ KEPT = -1
 SEVERAL = 0
 
 
-class Stock:
+class Holdings:
     """All that a server has in the store, and what snapshots and trash lists say of it: what a prune judges by.
 
     A name is `KEPT` where a snapshot that stays has it; else it has the number of the one snapshot that does, or
@@ -26,7 +26,7 @@ class Stock:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, group_length: int) -> Iterator[Stock]:
+    def open(cls, group_length: int) -> Iterator[Holdings]:
         """Open an empty one."""
         schema = """
         CREATE TABLE there(key TEXT PRIMARY KEY, size INTEGER, modified_ns INTEGER) WITHOUT ROWID;
