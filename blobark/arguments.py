@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from blobark import __version__
+from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.backup import BackupOptions, run_backup
@@ -21,6 +22,7 @@ from blobark.commands import (
     run_restore,
     run_save,
 )
+from blobark.completion import SHELLS, list_script
 from blobark.context import Context
 from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
@@ -32,7 +34,7 @@ MONITORED = ("index", "save", "backup", "restore", "drill")
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
   4 stopped by a fatal error   5 another run holds the lock
-  6 an objective is missed   7 a signature is wrong   130 interrupted"""
+  6 an objective is missed   7 what is stored is damaged, or a signature wrong   130 interrupted"""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -72,13 +74,23 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     return _one(name, f"blobark {name}").parse_args(argv[1:], argparse.Namespace(command=name))
 
 
+def every_command() -> argparse.ArgumentParser:
+    """Return one parser of all commands: not to parse with, but to see what there is."""
+    parser = _Parser(prog="blobark", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"blobark {__version__}")
+    commands = parser.add_subparsers(dest="command")
+    for name, item in COMMANDS.items():
+        commands.add_parser(name, help=item.about, parents=[_one(name, f"blobark {name}")], add_help=False)
+    return parser
+
+
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets."""
     keys = ("restore_root", "max_workers", "metrics_log_file")
     return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
 
 
-def _one(name: str, prog: str) -> argparse.ArgumentParser:
+def _one(name: str, prog: str) -> _Parser:
     command = COMMANDS[name]
     examples = "\n".join(f"  {prog} {line}".rstrip() for line in command.examples.splitlines())
     parser = _Parser(
@@ -188,7 +200,7 @@ def _run_restore(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    text = "what this machine is to do (may be repeated; default: all three)"
+    text = "what this machine is to do (may be repeated; default: all of these)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
@@ -204,6 +216,14 @@ def _rebuild_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
+
+
+def _completion_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
+
+
+def _completion(options: argparse.Namespace) -> Any:
+    return list_script(options.shell, every_command())
 
 
 def _report_options(parser: argparse.ArgumentParser) -> None:
@@ -273,6 +293,16 @@ COMMANDS = {
         False,
         _report,
     ),
+    "completion": Command(
+        "blobark completion",
+        "print what makes a shell complete blobark's commands and options",
+        "bash > ~/.local/share/bash-completion/completions/blobark\nzsh > /usr/local/share/zsh/site-functions/_blobark",
+        _completion_options,
+        None,
+        False,
+        _completion,
+    ),
     **LISTING_COMMANDS,
     **MEASURING_COMMANDS,
+    **CHECKING_COMMANDS,
 }

@@ -11,7 +11,7 @@ from blake3 import blake3
 from msgspec.structs import replace
 
 from blobark.codec import decode_all
-from blobark.errors import BlobExists, StoreError
+from blobark.errors import BlobExists, BlobNotFound, ContentError, ItemError
 from blobark.extents import of_entry, split
 from blobark.manifest import DIGEST
 from blobark.model import Block, Entry
@@ -48,11 +48,27 @@ def load(store: Store, server: str, entry: Entry) -> tuple[Block, ...]:
     blocks = entry.blocks or ()
     if entry.blocks_at:
         try:
-            plain = decode_all(bytes(store.read(key_of(server, entry.blocks_at))), MOST_PLAIN_BYTES)
-            if blake3(plain).hexdigest() == entry.blocks_at:
-                blocks = _DECODER.decode(plain)
-        except (StoreError, ValueError, msgspec.MsgspecError):
+            blocks = read(store, server, entry.blocks_at)
+        except ItemError:
             return ()
+    return usable(server, entry, blocks)
+
+
+def read(store: Store, server: str, digest: str) -> tuple[Block, ...]:
+    """Return the list that an object holds. Raises `ContentError` when it is missing or damaged."""
+    try:
+        plain = decode_all(bytes(store.read(key_of(server, digest))), MOST_PLAIN_BYTES)
+        if blake3(plain).hexdigest() == digest:
+            return _DECODER.decode(plain)
+    except BlobNotFound:
+        raise ContentError("is missing") from None
+    except (ValueError, msgspec.MsgspecError):
+        pass
+    raise ContentError("is damaged")
+
+
+def usable(server: str, entry: Entry, blocks: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Return blocks that are an entry's; none where they are not those of its content."""
     can_be = all(block.size > 0 and DIGEST.fullmatch(block.digest) for block in blocks)
     if not can_be or sum(block.size for block in blocks) != entry.content_size:
         return ()

@@ -30,7 +30,7 @@ from blobark.journal import Journal
 from blobark.model import Entry, SegmentRef
 from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 POSITION_SHIFT = 20
 FLUSH_ROWS = 1000
 

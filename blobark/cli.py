@@ -91,6 +91,8 @@ def _main(argv: list[str], command: str | None) -> int:
 def _run(options: argparse.Namespace, shown: Display) -> int:
     command = arguments.COMMANDS[options.command]
     if command.by_itself is not None and (done := command.by_itself(options)) is not None:
+        if isinstance(done, Listing):
+            return _show_listing(options, done, None, shown, 0.0)
         return _show(options, done, None, shown, 0.0)
     started_s = time.monotonic()
     config = load(
@@ -109,7 +111,7 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
         context = _context(config, shown, stop, stores)
         result = _monitored(command, context, options)
         if isinstance(result, Listing):
-            return _show_listing(options, result, shown)
+            return _show_listing(options, result, config, shown, started_s)
     finally:
         shown.end()
         for store in stores:
@@ -148,7 +150,9 @@ def _show(options: argparse.Namespace, result: Any, config: Config | None, shown
     return code
 
 
-def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display) -> int:
+def _show_listing(
+    options: argparse.Namespace, listing: Listing, config: Config | None, shown: Display, started_s: float
+) -> int:
     """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then."""
     write = sys.stdout.write
     try:
@@ -158,13 +162,18 @@ def _show_listing(options: argparse.Namespace, listing: Listing, shown: Display)
                 write(f"{between}\n{msgspec.json.encode(row).decode()}")
                 between = ","
             head = "" if between == "," else between
-            end = {"failed": listing.failed, "warnings": shown.warnings}
+            closing = msgspec.to_builtins(listing.closing) or {}
+            end = {**closing, "failed": listing.failed, "warnings": shown.warnings}
             write(f"{head}], {json.dumps({**end, 'exit_code': listing.exit_code})[1:]}\n")
         else:
             if listing.heading and not options.quiet:
                 write(f"{listing.heading}\n")
             for row in listing.rows:
+                shown.end()  # where the rows take long to come there is a bar
                 write(f"{printable(row.line())}\n")
+            if listing.closing is not None and config is not None and not options.quiet:
+                shown.end()
+                summary.show(options.command, listing.closing, config, time.monotonic() - started_s, dry_run=False)
         sys.stdout.flush()
     except BrokenPipeError:
         raise

@@ -13,6 +13,7 @@ from blobark import snapshot
 from blobark.catalog import Catalog, DraftSegment
 from blobark.context import Context
 from blobark.errors import SnapshotError
+from blobark.extents import blobs_of
 from blobark.model import Entry, Header, SegmentRef
 from blobark.stores.base import Store
 
@@ -38,7 +39,23 @@ class Difference:
         if self.parent is None or self._store is None:
             return (), lambda _: []
         manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
-        return self.parent.segments, lambda ref: self._readable(manifest, ref)
+        return self.parent.segments, lambda ref: self._sound(self._readable(manifest, ref))
+
+    def damaged(self) -> Iterator[Entry]:
+        """Yield the newest snapshot's entries whose content a repair has found damaged, and could not mend."""
+        if self.parent is not None and self._store is not None and self._catalog.journal.has_damaged():
+            manifest = snapshot.Manifest(self._store, self._server, self._catalog.segment)
+            for ref in self.parent.segments:
+                yield from (entry for entry in self._readable(manifest, ref) if self._is_damaged(entry))
+
+    def _sound(self, entries: list[Entry]) -> list[Entry]:
+        """Return entries without those whose content is known to be damaged: nothing may be taken over from them."""
+        if not self._catalog.journal.has_damaged():
+            return entries
+        return [entry for entry in entries if not self._is_damaged(entry)]
+
+    def _is_damaged(self, entry: Entry) -> bool:
+        return entry.digest != "" and self._catalog.journal.are_damaged(blobs_of(self._server, entry))
 
     def segments(self) -> list[DraftSegment]:
         """Return the draft's segments, as they are now, that are not the snapshot's."""
@@ -71,7 +88,7 @@ class Difference:
         today = {numbers.get(name, -1): number for number, name in enumerate(self._root_names)}
         for ref in self.parent.segments:
             if ref.digest not in shared:
-                for entry in self._readable(manifest, ref):
+                for entry in self._sound(self._readable(manifest, ref)):
                     if entry.root in today:
                         yield entry if today[entry.root] == entry.root else replace(entry, root=today[entry.root])
 

@@ -20,6 +20,7 @@ from blobark.clock import now_ns
 from blobark.config import Config
 from blobark.context import Context
 from blobark.errors import EXIT_DONE, EXIT_FATAL, BlobarkError, BlobExists, BlobNotFound, Fatal, StoreDenied
+from blobark.handout import script_sha256
 from blobark.snapshot import PREFIX
 from blobark.stores.base import Store
 
@@ -27,6 +28,8 @@ NEEDS = {
     "index": ("list", "read"),
     "save": ("list", "read", "create", "write"),
     "restore": ("list", "read"),
+    "verify": ("list", "read"),
+    "repair": ("list", "read", "create", "write"),
 }
 """The rights of each command. `create` is a new blob, `write` its blocks, where it has more than one."""
 
@@ -66,6 +69,8 @@ class DoctorResult(msgspec.Struct):
     missing: dict[str, list[str]] = msgspec.field(default_factory=dict)
     clock_ahead_s: int | None = None
     advice: list[str] = msgspec.field(default_factory=list)
+    rescue_script_sha256: str = msgspec.field(default_factory=script_sha256)
+    """Of the script that this version leaves in each container."""
 
     @property
     def exit_code(self) -> int:

@@ -9,6 +9,7 @@ import os
 import sys
 
 LIBRARIES = (
+    "awscrt",
     "azure",
     "blake3",
     "certifi",
@@ -18,6 +19,7 @@ LIBRARIES = (
     "psutil",
     "pyfastcdc",
     "rich",
+    "shtab",
     "yaml",
 )
 """What Blobark imports; tests/test_tidy.py holds it against the code."""

@@ -13,8 +13,10 @@ All of them survive pickling: the arguments of each constructor are the argument
       Fatal                      the run cannot go on
         LockLost                 another run has taken the lock of the server over
         RootRefused              a root is missing, empty or has shrunk
-        SnapshotError            a snapshot cannot be used: damaged, newer, not there
+        SnapshotError            a snapshot cannot be used: damaged, not there
+          SnapshotNewer          it needs a newer Blobark
         StoreDenied              the store refuses these credentials
+          StoreLocked            the store lets nobody change this blob: a retention policy, or a lease
         StoreMissing             the container or folder is not there
         StoreFull                no space, or no quota, in the store
         StoreUnusable            the store cannot be reached, or keeps failing after all retries
@@ -26,6 +28,7 @@ All of them survive pickling: the arguments of each constructor are the argument
       StoreError                 an answer of the store about one key
         BlobNotFound
         BlobExists               a create-only write found something under that key
+        BlobChanged              a conditional overwrite found another version of the blob, or none
         BlocksLost               blocks that were sent are not there when they are to become a blob
         Retryable                a timeout, 5xx, a broken connection, a short body
           Throttled              the store asks everybody to slow down: 429, 503
@@ -102,8 +105,16 @@ class SnapshotError(Fatal):
     """A snapshot is not there, is damaged, or needs a newer Blobark."""
 
 
+class SnapshotNewer(SnapshotError):
+    """A snapshot needs a newer Blobark."""
+
+
 class StoreDenied(Fatal):
     """The store refuses these credentials, or they lack a right."""
+
+
+class StoreLocked(StoreDenied):
+    """The store lets nobody change this blob."""
 
 
 class StoreMissing(Fatal):
@@ -150,6 +161,10 @@ class BlobNotFound(StoreError):
 
 class BlobExists(StoreError):
     """A create-only write found a blob under that key (perhaps one's own, after a lost answer)."""
+
+
+class BlobChanged(StoreError):
+    """A conditional overwrite found another version of the blob (perhaps one's own, after a lost answer), or none."""
 
 
 class BlocksLost(StoreError):

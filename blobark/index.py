@@ -131,6 +131,7 @@ def remember_snapshot(catalog: Catalog, header: Header) -> None:
     """Make a snapshot, whose segments the catalog has, the draft, and remember what it was complete with."""
     roots = msgspec.json.encode(header.roots).decode()
     values = {"server": header.server, "roots": roots, "snapshot": str(header.number)}
+    values["header"] = snapshot.encode(header).decode()  # for a repair
     if header.complete:
         values["complete_roots"] = roots
     catalog.adopt(header.segments, **values)

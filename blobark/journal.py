@@ -3,8 +3,10 @@
     claimed  content that is thought to be in the store, and has not been seen there
     sent     blobs that have been sent and not been audited (audit.py)
     pack     packs that were begun and whose end is not known (packing.py)
+    damaged  blobs that are damaged in the store and could not be mended (repair.py): nothing is taken over from them
 
-What is durable of it lasts from the draft's first save to the snapshot. All is durable with `Catalog.commit`.
+What is durable of it lasts from the draft's first save to the snapshot, and `damaged` until the next repair. All is
+durable with `Catalog.commit`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ FLUSH_ROWS = 1000
 SCHEMA = """
 CREATE TABLE sent(guid BLOB PRIMARY KEY, size INTEGER NOT NULL, md5 BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE pack(guid TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE damaged(blob TEXT PRIMARY KEY) WITHOUT ROWID;
 """
 
 TEMPORARY = """
@@ -108,6 +111,22 @@ class Journal:
         """Forget the faulty; durable with the next `commit`."""
         self.flush()
         self._db.execute("DELETE FROM sent WHERE guid IN (SELECT guid FROM faulty)")
+
+    # Blobs that are damaged in the store and could not be mended
+
+    def set_damaged(self, blobs: Iterable[str]) -> None:
+        """Note these blobs as damaged, and no others; durable with the next `commit`."""
+        self._db.execute("DELETE FROM damaged")
+        self._db.executemany("INSERT INTO damaged VALUES (?)", ((blob,) for blob in blobs))
+
+    def has_damaged(self) -> bool:
+        """Whether any blob is noted as damaged."""
+        return self._db.execute("SELECT 1 FROM damaged LIMIT 1").fetchone() is not None
+
+    def are_damaged(self, blobs: Iterable[str]) -> bool:
+        """Whether any of some blobs is noted as damaged."""
+        query = "SELECT 1 FROM damaged WHERE blob = ?"
+        return any(self._db.execute(query, (blob,)).fetchone() is not None for blob in blobs)
 
     # Packs that were begun, and what has been found in those of a run that was killed, by the GUIDs of its entries
 

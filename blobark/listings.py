@@ -47,6 +47,11 @@ class Listing:
     """Which rows miss an objective; likewise."""
 
     @property
+    def closing(self) -> object | None:
+        """What there is to say at the end, once the rows have come: a result like those of other commands."""
+        return None
+
+    @property
     def exit_code(self) -> int:
         """The exit code, once the rows have come."""
         return EXIT_MISSED if self.missed else EXIT_ITEMS_FAILED if self.failed else EXIT_DONE

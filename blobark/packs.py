@@ -76,7 +76,7 @@ class PackWriter:
 
     def add(self, entry: Entry, path: bytes, data: bytes) -> None:
         """Append a file with its content; `path` is its absolute real path."""
-        self._member(_header(path, entry, len(data)), data)
+        self._member(header_of(path, entry, len(data)), data)
 
     def extents(self) -> list[Extent]:
         """Return the extents of all files, in order; no more is added."""
@@ -94,7 +94,7 @@ class PackWriter:
         roots = tuple(Root(*text_or_b64(name)) for name in root_names)
         lines = [msgspec.json.encode(PackIndex(1, roots)), *map(encode_entry, entries)]
         index = compress(b"\n".join(lines) + b"\n")
-        self._member(_header(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
+        self._member(header_of(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
         self._end_frame(_END)
         return self._commit({META_NAME: msgspec.json.encode(self._extents[-1]).decode()}, md5=md5)
 
@@ -104,9 +104,8 @@ class PackWriter:
             self._upload.abort()
 
     def _member(self, header: bytes, data: bytes) -> None:
-        padding = bytes(-len(data) % _TAR_BLOCK)
         self._in_frame.append((len(self._frame) + len(header), len(data)))
-        self._frame += b"".join((header, data, padding))
+        self._frame += header + padded(data)
         if len(self._frame) >= FRAME_BYTES:
             self._end_frame()
 
@@ -174,7 +173,13 @@ class PackWriter:
         return hasher.digest() == self._hasher.digest()
 
 
-def _header(path: bytes, entry: Entry, size_bytes: int) -> bytes:
+def padded(data: bytes) -> bytes:
+    """Return a member's data as a tar has it."""
+    return data + bytes(-len(data) % _TAR_BLOCK)
+
+
+def header_of(path: bytes, entry: Entry, size_bytes: int) -> bytes:
+    """Return what comes before a member's data in a pack; `path` is absolute."""
     info = tarfile.TarInfo(os.fsdecode(path.lstrip(b"/")))
     info.size = size_bytes
     info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid

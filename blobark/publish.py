@@ -1,5 +1,6 @@
 """Publishing: from the draft to a snapshot that is whole.
 
+    see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
     store the segments that are new
     look again: the newest snapshot must still be the one this run has seen, and the store's lock this run's
@@ -14,7 +15,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark import __version__, audit, snapshot
+from blobark import __version__, audit, handout, snapshot
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.codec import ZSTD
@@ -35,6 +36,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     roots = tuple(msgspec.json.decode(catalog.get("roots"), type=list[Root]))
     if parent is None:
         _claim(context, store, result.server, roots)
+    handout.leave(context, catalog, store)
     refs: list[SegmentRef] = []
     check = audit.is_wanted(context, store)
 

@@ -151,6 +151,7 @@ class Saver:
         """Return the table of what the newest snapshot names, with what a killed run has sent and this one has seen."""
         contents = Contents(self._context.config.state_dir, self._server)
         contents.begin(*self._difference.parent_segments())
+        contents.forget(list(self._difference.damaged()))
         for found, lost in self._claims.sorted():
             contents.sent(found)
             contents.forget(lost)

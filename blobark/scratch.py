@@ -16,14 +16,17 @@ FLUSH_ROWS = 1000
 
 
 @contextlib.contextmanager
-def _opened(schema: str) -> Iterator[sqlite3.Connection]:
+def opened(schema: str) -> Iterator[sqlite3.Connection]:
+    """Open a database with these tables, in a file that is gone when it is closed."""
     connection = None
     try:
         connection = sqlite3.connect("", isolation_level=None)
         connection.execute("PRAGMA temp_store = FILE")
         connection.execute("PRAGMA journal_mode = OFF")
         connection.execute("PRAGMA synchronous = OFF")
+        connection.execute("PRAGMA cache_size = -16384")
         connection.executescript(schema)
+        connection.execute("BEGIN")  # one that never ends: there is nothing to come back to
         yield connection
     except sqlite3.Error as error:
         raise Fatal(f"a temporary file cannot be used ({error})", "make room in TMPDIR, or set it elsewhere") from None
@@ -51,7 +54,7 @@ class Waiting:
         CREATE TABLE need(blob TEXT, job INTEGER, PRIMARY KEY (blob, job)) WITHOUT ROWID;
         CREATE INDEX need_job ON need(job);
         """
-        with _opened(schema) as connection:
+        with opened(schema) as connection:
             yield cls(connection)
 
     def add_blobs(self, rows: Iterable[tuple[str, int, bool]]) -> int:
@@ -142,7 +145,7 @@ class Rescued:
         CREATE TABLE citing(path BLOB, ctime_ns INTEGER, created_ns INTEGER, guid TEXT, line BLOB);
         CREATE TABLE lost(key TEXT PRIMARY KEY, size INTEGER, created_ns INTEGER) WITHOUT ROWID;
         """
-        with _opened(schema) as connection:
+        with opened(schema) as connection:
             yield cls(connection)
 
     def add(self, path: bytes, ctime_ns: int, created_ns: int, guid: str, line: bytes) -> None:

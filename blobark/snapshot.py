@@ -17,7 +17,7 @@ from typing import TypeVar
 
 import msgspec
 
-from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, StoreUnusable
+from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, SnapshotNewer, StoreUnusable
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
 from blobark.segments import MAX_PLAIN_BYTES, read_segment
 from blobark.stores.base import Store
@@ -68,10 +68,10 @@ def server_names(store: Store) -> list[str]:
 def load_server(store: Store, name: str) -> Server | None:
     """Return who owns `name` in the store, None when nobody does."""
     try:
-        data = _read(store, f"{PREFIX}{name}/server.json", MAX_HEADER_BYTES)
+        data = _read(store, server_key(name), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
-    server = _decode(data, Server, f"blobark/{name}/server.json")
+    server = decode(data, Server, f"blobark/{name}/server.json")
     if server.name != name or not SERVER_NAME.fullmatch(name):
         raise SnapshotError(f"blobark/{name}/server.json is not what its name says: it is damaged")
     return server
@@ -80,7 +80,7 @@ def load_server(store: Store, name: str) -> Server | None:
 def claim_server(store: Store, server: Server) -> None:
     """Write who owns the name; raises `Fatal` when somebody else does already."""
     try:
-        store.put(f"{PREFIX}{server.name}/server.json", _encode(server), {}, create_only=True)
+        store.put(server_key(server.name), encode(server), {}, create_only=True)
     except BlobExists:
         owner = load_server(store, server.name)
         if owner is None or owner.host.machine_id != server.host.machine_id:
@@ -111,10 +111,10 @@ def load(store: Store, server: str, number: int) -> Header:
 def find(store: Store, server: str, number: int) -> Header | None:
     """Return a snapshot's header, None when there is none of that number. Raises `SnapshotError` like `load`."""
     try:
-        data = _read(store, _header_key(server, number), MAX_HEADER_BYTES)
+        data = _read(store, header_key(server, number), MAX_HEADER_BYTES)
     except BlobNotFound:
         return None
-    header = _decode(data, Header, f"snapshot {number} of {server}")
+    header = decode(data, Header, f"snapshot {number} of {server}")
     if header.number != number or header.server != server:
         raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
     _check_header(header)
@@ -157,8 +157,8 @@ def publish(store: Store, header: Header, *, check: bool) -> None:
     Raises:
         Fatal: the number is taken: another run of the same server published meanwhile.
     """
-    key = _header_key(header.server, header.number)
-    data = _encode(header)
+    key = header_key(header.server, header.number)
+    data = encode(header)
     store.sync()
     try:
         store.put(key, data, {}, create_only=True)
@@ -177,7 +177,7 @@ def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, ch
 
     `check` is to read back one that was not there, too.
     """
-    key = _segment_key(server, ref.digest)
+    key = segment_key(server, ref.digest)
     try:
         store.put(key, stored, {}, create_only=True)
         if check:
@@ -217,7 +217,7 @@ class Manifest:
     def stored(self, ref: SegmentRef) -> bytes:
         """Return a segment's stored bytes from the store. Raises `SnapshotError` when it is missing."""
         try:
-            return _read(self._store, _segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
+            return _read(self._store, segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
         except BlobNotFound:
             message = f"segment {ref.digest} is missing from the store"
             raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
@@ -234,19 +234,27 @@ class Manifest:
             return read_segment(ref, self.stored(ref))
 
 
-def _header_key(server: str, number: int) -> str:
+def server_key(server: str) -> str:
+    """Return the key of a server's description."""
+    return f"{PREFIX}{server}/server.json"
+
+
+def header_key(server: str, number: int) -> str:
+    """Return the key of a snapshot's header."""
     return f"{PREFIX}{server}/snapshots/{number:0{_NUMBER_DIGITS}d}"
 
 
-def _segment_key(server: str, digest: str) -> str:
+def segment_key(server: str, digest: str) -> str:
+    """Return the key of a segment."""
     return f"{PREFIX}{server}/segments/{digest}"
 
 
-def _encode(value: Header | Server) -> bytes:
+def encode(value: Header | Server) -> bytes:
+    """Return a header, or a server's description, as it is stored."""
     return msgspec.json.format(msgspec.json.encode(value), indent=1)
 
 
-def _decode(data: bytes, kind: type[_Document], what: str) -> _Document:
+def decode(data: bytes, kind: type[_Document], what: str) -> _Document:
     """Decode a header or a server's description; the version is looked at first, in whatever else has changed."""
     try:
         version = msgspec.json.decode(data, type=_Version)
@@ -254,7 +262,7 @@ def _decode(data: bytes, kind: type[_Document], what: str) -> _Document:
         if version.format > FORMAT or missing:
             features = display(", ".join(missing).encode(errors="surrogatepass"))
             needs = f"format {version.format}" + (f" with {features}" if missing else "")
-            raise SnapshotError(f"{what} needs a newer Blobark: it is of {needs}", "install the current version")
+            raise SnapshotNewer(f"{what} needs a newer Blobark: it is of {needs}", "install the current version")
         return msgspec.json.decode(data, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise SnapshotError(f"{what} is damaged", "restore an earlier one with --snapshot N") from None

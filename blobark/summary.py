@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from blobark import summary_checking
 from blobark.backup import BackupResult
 from blobark.builder import IndexResult
 from blobark.config import Config
@@ -36,6 +37,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _rebuild(result)
     elif isinstance(result, MEASURING):
         rows = rows_of(result)
+    elif isinstance(result, summary_checking.CHECKING):
+        rows = summary_checking.rows_of(result)
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))
@@ -174,6 +177,7 @@ def _doctor(result: DoctorResult) -> Rows:
         rows.append(("clock", f"{result.clock_ahead_s:+} s ahead of the service's"))
     well = "can work" if all(check.ok is not None for check in result.checks) else "can work, as far as was tried"
     rows += [(name, f"lacks: {', '.join(lacks)}" if lacks else well) for name, lacks in result.missing.items()]
+    rows.append(("rescue script", f"SHA-256 {result.rescue_script_sha256}"))
     return rows + [("advice", text) for text in result.advice]
 
 

@@ -19,7 +19,7 @@ import pytest
 from msgspec.structs import replace
 
 from blobark.clock import now_ns
-from blobark.errors import BlobExists, BlobNotFound, ConfigError, ContentError, LockHeld
+from blobark.errors import BlobChanged, BlobExists, BlobNotFound, ConfigError, ContentError, LockHeld
 from blobark.holder import Holder, this_process
 from blobark.stores.azure import AzureStore
 from blobark.stores.base import BLOCK_SIZE_BYTES, MAX_KEY_LENGTH, BlobInfo, Store
@@ -408,6 +408,66 @@ class StoreSuite:
             loser.abort()
         assert store.read("some") == bytes([1]) * 2000
 
+    # replace
+
+    @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
+    def test_one_version_is_replaced(self, store: Store, key: str) -> None:
+        store.put(key, b"damaged, and longer", {"old": "1"})
+        store.replace(key, b"right", META, version=store.stat(key).version)
+        assert store.read(key) == b"right"
+        assert dict(store.stat(key).meta) == (META if store.keeps_meta else {})
+
+    def test_another_version_stays(self, store: Store) -> None:
+        store.put("some", b"damaged", {})
+        version = store.stat("some").version
+        store.put("some", b"written since", {}, create_only=False)
+        with pytest.raises(BlobChanged):
+            store.replace("some", b"right", {}, version=version)
+        assert store.read("some") == b"written since"
+        store.delete("some")
+        with pytest.raises(BlobChanged):
+            store.replace("some", b"right", {}, version=version)
+        with pytest.raises(BlobNotFound):
+            store.stat("some")
+
+    def test_a_version_is_replaced_in_blocks(self, store: Store) -> None:
+        store.put("some", b"damaged", {})
+        version = store.stat("some").version
+        uploads = [InBlocks(store.begin("some", replacing=version)) for _ in range(2)]
+        for number, upload in enumerate(uploads):
+            upload.add(b"one" * 1000)
+            upload.add(bytes([number]) * 1000)
+        assert store.read("some") == b"damaged"
+        uploads[1].commit(META)
+        with pytest.raises(BlobChanged):
+            uploads[0].commit({})
+        uploads[0].abort()
+        assert store.read("some") == b"one" * 1000 + b"\1" * 1000
+        assert dict(store.stat("some").meta) == (META if store.keeps_meta else {})
+
+    def test_of_racing_replacements_one_wins(self, store: Store, open_again: Callable[[], Store]) -> None:
+        stores = [open_again() for _ in range(4)]
+        for turn in range(5):
+            store.put(f"some{turn}", b"damaged", {})
+            version = store.stat(f"some{turn}").version
+            start = threading.Barrier(4)
+
+            def write(
+                number: int, turn: int = turn, version: str = version, start: threading.Barrier = start
+            ) -> bytes | None:
+                data = bytes([number]) * 5000
+                start.wait()
+                try:
+                    stores[number].replace(f"some{turn}", data, {}, version=version)
+                except BlobChanged:
+                    return None
+                return data
+
+            with ThreadPoolExecutor(4) as pool:
+                won = [data for data in pool.map(write, range(4)) if data is not None]
+            assert len(won) == 1
+            assert store.read(f"some{turn}") == won[0]
+
     # delete
 
     @pytest.mark.parametrize("key", ["plain", "nested/key", "ends/in/slash/"])
@@ -444,6 +504,7 @@ class StoreSuite:
             lambda: store.read(key, 0, 0),
             lambda: store.put(key, b"", {}),
             lambda: store.put(key, b"", {}, create_only=False),
+            lambda: store.replace(key, b"", {}, version="x"),
             lambda: store.begin(key),
             lambda: store.delete(key),
         ]

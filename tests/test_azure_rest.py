@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobark.stores.azure_pages import archived_in, blobs_in, uncommitted_in
+from blobark.stores.azure_rest import _crc64
 from blobark.stores.azure_sas import container_sas
 
 KEY = base64.b64encode(b"a key of an account").decode()
@@ -101,6 +102,24 @@ WHOLE = page(blob("a"), blob("b"), marker="more")
 def test_a_damaged_page_is_no_page(damaged: bytes) -> None:
     with pytest.raises(ValueError):
         blobs_in(damaged)
+
+
+@pytest.mark.parametrize(
+    ("data", "number"),
+    [
+        (b"", 0),
+        (b"Hello World!", 208604604655264165),
+        (b"123456789!@#$%^&*()", 2153758901452455624),
+        (
+            b"This is a test where the data is longer than 64 characters so that we can test that code path.",
+            2736107658526394369,
+        ),
+    ],
+)
+def test_a_crc_is_the_one_that_the_services_own_libraries_compute(data: bytes, number: int) -> None:
+    """The numbers are those of the tests of Azure's SDKs for .NET and Java."""
+    assert int.from_bytes(base64.b64decode(_crc64(data)), "little") == number
+    assert _crc64(memoryview(b"x" + data)[1:]) == _crc64(data)
 
 
 def test_blocks_that_were_staged() -> None:

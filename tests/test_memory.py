@@ -20,6 +20,8 @@ STEPS = {
     "save": ["save"],
     "index, unchanged": ["index"],
     "save, unchanged": ["save"],
+    "verify": ["verify"],
+    "verify, read": ["verify", "--read"],
     "restore": ["restore"],
     "restore, all there": ["restore"],
     "restore, by the map": ["restore", "--map", "{map}", "--overwrite", "never"],

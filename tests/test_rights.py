@@ -26,7 +26,16 @@ from tests.runs import REPOSITORY, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
 
-LETTERS = {"index": "rl", "save": "rwl", "backup": "rwl", "restore": "rl", "status": "rl", "doctor": "rwl"}
+LETTERS = {
+    "index": "rl",
+    "save": "rwl",
+    "backup": "rwl",
+    "restore": "rl",
+    "status": "rl",
+    "verify": "rl",
+    "repair": "rwl",
+    "doctor": "rwl",
+}
 RIGHTS = {"r": "read", "l": "list", "w": "write"}
 ALL = "racwdl"
 
@@ -141,6 +150,32 @@ def test_restore(azurite: AzuriteServer, container: ContainerClient, tmp_path: P
         assert differences(str(source), str(workspace.restored)) == []
 
 
+@pytest.mark.parametrize("rights", ["rl", "r", "l"])
+def test_verify(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("verify", "--read", expect=0 if rights == LETTERS["verify"] else 4)
+    if run.code:
+        check_refused(run)
+    else:
+        assert (run.result["snapshots"], run.result["damaged"]) == (1, 0)
+
+
+@pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
+def test_repair(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, ALL)
+    workspace.run("backup")
+    keys = workspace.guids()
+    container.upload_blob(keys["small"], b"damaged", overwrite=True)
+    container.delete_blob(keys["sub/big"])
+    allow(workspace, azurite, container, rights)
+    run = workspace.run("repair", "--yes", expect=0 if rights == LETTERS["repair"] else 4)
+    if run.code:
+        check_refused(run)
+    else:
+        assert run.result["mended"] == 2
+
+
 @pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
 def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
     workspace = workspace_with(azurite, container, tmp_path, source, rights)
@@ -174,7 +209,7 @@ def test_the_doctor_tidies_up_where_it_may_and_is_in_nobodys_way(
     advice = workspace.run("doctor").result["advice"]
     assert [text for text in advice if "right to delete" in text] == advice != []
     assert [name for name in names_in(container) if name.endswith("/doctor")] == []
-    assert workspace.run("doctor", "--dry-run").result["missing"] == {"index": [], "save": [], "restore": []}
+    assert workspace.run("doctor", "--dry-run").result["missing"] == {name: [] for name in NEEDS}
 
 
 def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, source: Path) -> None:
@@ -183,7 +218,7 @@ def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, so
     assert run.result["checks"][0]["said"].startswith(f"{workspace.store} is not a folder")
     workspace.store.mkdir()
     run = workspace.run("doctor")
-    assert run.result["missing"] == {"index": [], "save": [], "restore": []}
+    assert run.result["missing"] == {name: [] for name in NEEDS}
     assert [path for path in workspace.store.rglob("*") if path.is_file()] == []
     workspace.configure(store="azure")
     run = workspace.run("doctor", expect=2)
@@ -209,7 +244,8 @@ def test_the_doctor_names_a_missing_container_and_a_wrong_key(
 
 def test_the_table_in_the_documentation_is_this_one() -> None:
     text = (REPOSITORY / "docs" / "operations.md").read_text()
-    rows = re.findall(r"^\| `(index|save|backup|restore|status|doctor)` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)
+    commands = "|".join(LETTERS)
+    rows = re.findall(rf"^\| `({commands})` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)
     assert dict(rows) == LETTERS
     assert len(rows) == len(LETTERS)
 

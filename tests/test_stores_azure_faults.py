@@ -154,7 +154,7 @@ class TestFaultsOnTheLine:
     ) -> None:
         proxy.add(faults.flip_request(where="comp=block&", times=2))
         upload = InBlocks(store.begin("blocks"))
-        with pytest.raises(Retryable, match="Md5Mismatch"):
+        with pytest.raises(Retryable, match="Crc64Mismatch"):
             upload.add(BLOCK)
         upload = InBlocks(retrying(store).begin("blocks"))
         upload.add(BLOCK)

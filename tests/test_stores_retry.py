@@ -86,9 +86,14 @@ class Faulty:
         self.store.put(key, data, meta, create_only=create_only)
         self.fault_after()
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
         self.next_fault()
-        return FaultyUpload(self, self.store.begin(key))
+        self.store.replace(key, data, meta, version=version)
+        self.fault_after()
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
+        self.next_fault()
+        return FaultyUpload(self, self.store.begin(key, replacing=replacing))
 
     def delete(self, key: str) -> None:
         self.next_fault()

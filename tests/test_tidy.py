@@ -21,6 +21,8 @@ PRODUCT = sorted(file for package in ("blobark", "metrics") for file in (ROOT / 
 
 MODULE_LINES = 400
 FUNCTION_LINES = 60
+ONE_FILE = {"blobark/container/rescue.py"}
+"""What people are to download as one file, with a decoder for zstd and a digest of its own."""
 
 OPTIONAL: set[str] = set()
 """Libraries that blobark can do without: imported inside a function, by whoever asked for them."""
@@ -45,7 +47,7 @@ def check_longest(what: str, limit: int, sizes: list[tuple[int, str]]) -> None:
 
 def test_no_module_is_long() -> None:
     sizes = [(len(file.read_text().splitlines()), str(file.relative_to(ROOT))) for file in PRODUCT]
-    check_longest("modules", MODULE_LINES, sizes)
+    check_longest("modules", MODULE_LINES, [size for size in sizes if size[1] not in ONE_FILE])
 
 
 def test_no_function_is_long() -> None:

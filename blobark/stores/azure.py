@@ -16,7 +16,15 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ContentError, StoreDenied, StoreUnusable
+from blobark.errors import (
+    BlobarkError,
+    BlobChanged,
+    BlobExists,
+    BlobNotFound,
+    ContentError,
+    StoreDenied,
+    StoreUnusable,
+)
 from blobark.holder import Holder
 from blobark.model import Data
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
@@ -115,7 +123,17 @@ class AzureStore:
         put = partial(self._rest.put, key, data, meta, self._tier_of(key), create_only=create_only)
         self._call(key, put, creating=create_only)
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`."""
+        check_key(key)
+        check_meta(meta)
+        put = partial(self._rest.put, key, data, meta, self._tier_of(key), create_only=False, version=version)
+        try:
+            self._call(key, put)
+        except (BlobExists, BlobNotFound):
+            raise BlobChanged(f"{key} at {self.name} has been written again, or is gone") from None
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`. Blocks that are never committed vanish from the service after a week."""
         from blobark.stores.azure_upload import AzureUpload
 
@@ -123,7 +141,7 @@ class AzureStore:
             staged = self._call(key, partial(self._rest.uncommitted, check_key(key)))
         except StoreDenied:  # who may write and not read sends all of them
             staged = []
-        return AzureUpload(key, self._tier_of(key), self._rest, self._call, staged)
+        return AzureUpload(key, self._tier_of(key), self._rest, self._call, staged, replacing=replacing)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""

@@ -21,6 +21,7 @@ from blobark.errors import (
     Retryable,
     StoreDenied,
     StoreFull,
+    StoreLocked,
     StoreMissing,
     StoreUnusable,
     Throttled,
@@ -128,7 +129,7 @@ def _decide(failure: Failure, what: str, account: Account, creating: bool) -> Bl
     if status in (401, 403) or code in _DENIED:
         return _denied(said, code, account)
     if code in _LOCKED:
-        return StoreDenied(f"{said}: {_LOCKED[code]}")
+        return StoreLocked(f"{said}: {_LOCKED[code]}")
     if code in _UNREADABLE or status == 416:
         return ContentError(f"{said}: {_UNREADABLE.get(code, _UNREADABLE['InvalidRange'])}")
     if status == 404 or code in _LOST:

@@ -1,17 +1,16 @@
 """`AzureUpload`: a block blob on its way.
 
 A block's id is its digest, so the service's own list of uncommitted blocks tells what an interrupted upload has
-sent. Every block is sent with its MD5, which the service checks; one that is copied inside the service likewise.
+sent. Every block is sent with its CRC-64, which the service checks; one that is copied inside the service likewise.
 """
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from blobark.errors import BlobarkError, BlobExists, Interrupted, Retryable
+from blobark.errors import BlobarkError, BlobChanged, BlobExists, BlobNotFound, Interrupted, Retryable
 from blobark.model import Block, Data
 from blobark.stores.azure_rest import Copy, Rest
 from blobark.stores.base import check_meta
@@ -22,7 +21,16 @@ ID_LENGTH = 64
 class AzureUpload:
     """An `Upload` as a list of blocks."""
 
-    def __init__(self, key: str, tier: str, rest: Rest, call: Callable[..., object], staged: Sequence[str]) -> None:
+    def __init__(
+        self,
+        key: str,
+        tier: str,
+        rest: Rest,
+        call: Callable[..., object],
+        staged: Sequence[str],
+        *,
+        replacing: str = "",
+    ) -> None:
         """Take up what is staged already. Raises `BlobExists` when its ids are of another length than ours."""
         if any(len(block_id) != ID_LENGTH for block_id in staged):
             raise BlobExists(f"blocks of another kind are staged under {key}")
@@ -32,6 +40,7 @@ class AzureUpload:
         self._call = call
         self._lock = threading.Lock()
         self._staged = set(staged)
+        self._replacing = replacing
         self._refused: set[str] = set()
         """Blobs that the service would not copy from."""
 
@@ -39,7 +48,7 @@ class AzureUpload:
         """As `Upload.stage`."""
         if self._is_staged(digest):
             return False
-        self._call(self._key, partial(self._rest.stage, self._key, digest, data), creating=True)
+        self._call(self._key, partial(self._rest.stage, self._key, digest, data), creating=not self._replacing)
         self._add(digest)
         return True
 
@@ -49,7 +58,7 @@ class AzureUpload:
             return True
         if source in self._refused:
             return False
-        run = Copy(source, source_offset, len(data), hashlib.md5(data, usedforsecurity=False).digest())
+        run = Copy(source, source_offset, data)
         try:
             self._call(self._key, partial(self._rest.copy, self._key, digest, run))
         except (Retryable, Interrupted):
@@ -64,7 +73,11 @@ class AzureUpload:
         """As `Upload.commit`."""
         check_meta(meta)
         ids = [block.digest for block in blocks]
-        self._call(self._key, partial(self._rest.commit, self._key, ids, meta, self._tier), creating=True)
+        work = partial(self._rest.commit, self._key, ids, meta, self._tier, version=self._replacing)
+        try:
+            self._call(self._key, work, creating=not self._replacing)
+        except (BlobExists, BlobNotFound) as error:
+            raise BlobChanged(error.message) if self._replacing else error from None
 
     def abort(self) -> None:
         """As `Upload.abort`; the service drops the blocks after a week."""

@@ -97,10 +97,13 @@ class Upload(Protocol):
         """
 
     def commit(self, blocks: Sequence[Block], meta: Mapping[str, str]) -> None:
-        """Make the blob of these blocks, all of which have been staged or copied, in this order; create-only.
+        """Make the blob of these blocks, all of which have been staged or copied, in this order.
+
+        It is create-only, or takes the place of the one version that `begin` was told.
 
         Raises:
             BlobExists: there is a blob under the key (perhaps this one: an answer may have been lost).
+            BlobChanged: that version is not there any more.
             BlocksLost: the store has dropped blocks that it had; the upload is to be begun anew.
         """
 
@@ -187,8 +190,18 @@ class Store(Protocol):
             BlobExists: `create_only`, and there is a blob under the key. Of two racing writers one gets this.
         """
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """Store `data` in place of the blob that has this `version`, which comes from `stat`; whole or not at all.
+
+        Raises:
+            BlobChanged: that version is not there any more. What is there instead stays.
+            StoreLocked: the store lets nobody change this blob.
+        """
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """Start a blob that is sent in blocks. Several may be on their way under one key: one commit wins.
+
+        With `replacing`, which comes from `stat`, it takes the place of that version of the blob.
 
         Raises:
             BlobExists: blocks of another kind, which cannot be joined with ours, are on their way under the key.

@@ -16,14 +16,17 @@ reached through a link; a link planted below it is never followed.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from blobark.errors import (
     BlobarkError,
+    BlobChanged,
     BlobExists,
     BlobNotFound,
     ConfigError,
@@ -129,11 +132,43 @@ class FolderStore:
         except OSError as error:
             raise self._translate(error, key, writing=True) from error
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`. Of all who replace something in this folder one at a time looks and renames."""
+        path = path_of(key)
+        check_meta(meta)
+        try:
+            file = self._files.start(path, named=True)
+            try:
+                file.write(data, 0)
+                self._put_in_place(key, file, version)
+            finally:
+                file.discard()
+        except OSError as error:
+            raise self._translate(error, key, writing=True) from error
+
+    def _put_in_place(self, key: str, file: NewFile, version: str) -> None:
+        path = path_of(key)
+        with _locked(self._fd):
+            try:
+                found = _version(os.stat(path, dir_fd=self._fd, follow_symlinks=False))
+            except FileNotFoundError:
+                found = ""
+            if found != version:
+                raise BlobChanged(f"{key} in {self.name} has been written again, or is gone")
+            file.publish(path, replace=True)
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`. The blocks go to a file that has no name yet."""
         path = path_of(key)
+
+        def publish(file: NewFile) -> None:
+            if replacing:
+                self._put_in_place(key, file, replacing)
+            else:
+                file.publish(path, replace=False)
+
         try:
-            return _FolderUpload(key, path, self._files.start(path), self._translate)
+            return _FolderUpload(key, publish, self._files.start(path, named=bool(replacing)), self._translate)
         except OSError as error:
             raise self._translate(error, key, writing=True) from error
 
@@ -228,9 +263,11 @@ def _version(status: os.stat_result) -> str:
 class _FolderUpload:
     """An `Upload` into a file that has no name yet. Nothing of an upload that was interrupted is left to go on with."""
 
-    def __init__(self, key: str, path: str, file: NewFile, translate: Callable[..., BlobarkError]) -> None:
+    def __init__(
+        self, key: str, publish: Callable[[NewFile], None], file: NewFile, translate: Callable[..., BlobarkError]
+    ) -> None:
         self._key = key
-        self._path = path
+        self._publish = publish
         self._file = file
         self._translate = translate
 
@@ -251,7 +288,7 @@ class _FolderUpload:
         check_meta(meta)
         try:
             os.truncate(self._file.fd, sum(block.size for block in blocks))
-            self._file.publish(self._path, replace=False)
+            self._publish(self._file)
         except OSError as error:
             raise self._translate(error, self._key, writing=True) from error
         self._file.discard()
@@ -259,6 +296,17 @@ class _FolderUpload:
     def abort(self) -> None:
         """As `Upload.abort`."""
         self._file.discard()
+
+
+@contextlib.contextmanager
+def _locked(folder_fd: int) -> Iterator[None]:
+    """Hold the lock of an open folder, which keeps out all threads and processes that ask for it."""
+    descriptor = os.open(".", _FOLDER, dir_fd=folder_fd)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush_file_system(fd: int) -> None:

@@ -123,9 +123,15 @@ class Retrying:
         self.call(lambda: self._store.put(key, data, meta, create_only=create_only), size_bytes=len(data))
         self._stages.moved(len(data))
 
-    def begin(self, key: str) -> Upload:
+    def replace(self, key: str, data: Data, meta: Mapping[str, str], *, version: str) -> None:
+        """As `Store.replace`; one whose answer was lost ends as `BlobChanged`."""
+        self.call(lambda: self._store.replace(key, data, meta, version=version), size_bytes=len(data))
+        self._stages.moved(len(data))
+
+    def begin(self, key: str, *, replacing: str = "") -> Upload:
         """As `Store.begin`."""
-        return _RetryingUpload(self, self.call(lambda: self._store.begin(key)), self._stages)
+        upload = self.call(lambda: self._store.begin(key, replacing=replacing))
+        return _RetryingUpload(self, upload, self._stages)
 
     def delete(self, key: str) -> None:
         """As `Store.delete`."""

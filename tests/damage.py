@@ -1,0 +1,80 @@
+"""Machines whose store a test can look into and damage, by other ways than the code under test."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+from tests.forked import Forking
+from tests.runs import Run, Workspace
+
+
+class Machine(Workspace):
+    """A workspace whose runs are forks, and the blobs of its store: files of a folder, or in a container."""
+
+    forking: Forking
+    container: ContainerClient | None = None
+
+    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
+
+    def _file(self, key: str) -> Path:
+        return self.store / (f"{key}.blob" if "/" in key else f"{key[-2:]}/{key}")
+
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys that begin so."""
+        if self.container is not None:
+            return [blob.name for blob in self.container.list_blobs(prefix)]
+        files = (file for file in self.store.rglob("*") if file.is_file() and ".tmp" not in file.parts)
+        found = (str(file.relative_to(self.store)) for file in files)
+        keys = (name.removesuffix(".blob") if name.endswith(".blob") else name[3:] for name in found)
+        return sorted(key for key in keys if key.startswith(prefix))
+
+    def blob(self, key: str) -> bytes:
+        """Return what a blob holds."""
+        if self.container is not None:
+            return bytes(self.container.download_blob(key).readall())
+        return self._file(key).read_bytes()
+
+    def meta(self, key: str) -> dict[str, str]:
+        """Return a blob's metadata."""
+        return dict(self.container.get_blob_client(key).get_blob_properties().metadata) if self.container else {}
+
+    def damage(self, key: str, data: bytes | None) -> None:
+        """Put other bytes into a blob, as something other than Blobark would, or (None) delete it."""
+        if self.container is not None:
+            if data is None:
+                self.container.delete_blob(key)
+            else:
+                self.container.upload_blob(key, data, overwrite=True, metadata=self.meta(key))
+        elif data is None:
+            self._file(key).unlink()
+        else:
+            self._file(key).write_bytes(data)
+
+
+def flipped(data: bytes, place: int = 0) -> bytes:
+    changed = bytearray(data)
+    changed[place] ^= 0x20
+    return bytes(changed)
+
+
+def machine_at(where: str, folder: Path, source: Path, request: pytest.FixtureRequest, **settings: Any) -> Machine:
+    settings = {"skip_path": ["skipped"], **settings}
+    if where == "folder":
+        return Machine(folder, source, server="web1", **settings)
+    machine = Machine.on_azure(folder, source, *request.getfixturevalue("azure_container"), **settings)
+    machine.container = request.getfixturevalue("container")
+    return machine
+
+
+def hurt(run: Run, machine: Workspace) -> dict[str, set[str]]:
+    """Return the paths that each damaged blob hurts, below the source."""
+    found: dict[str, set[str]] = {}
+    for row in run.result["items"]:
+        found.setdefault(row["blob"], set()).add(row["path"].removeprefix(f"{machine.source}/"))
+    return found

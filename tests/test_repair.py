@@ -1,0 +1,376 @@
+"""`blobark repair`: what is damaged comes back from the living source; what cannot is never inherited."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from azure.storage.blob import ContainerClient
+
+from tests import fault_proxy as faults
+from tests.azurite_server import AzuriteServer
+from tests.damage import Machine, flipped, hurt, machine_at
+from tests.fault_proxy import FaultProxy
+from tests.forked import Forking
+from tests.runs import Workspace
+from tests.tier_proxy import WormProxy
+from tests.trees import write
+from tools.compare import differences
+
+MIB = 1024 * 1024
+INDEX = ".blobark-pack.jsonl.zst"
+
+
+@pytest.fixture(autouse=True)
+def _forking(forking: Forking) -> None:
+    Machine.forking = forking
+
+
+@pytest.fixture(params=["folder", "azure"])
+def where(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    top = tmp_path / "source"
+    dice = Random(9)
+    for number in range(8):
+        write(top / "some" / f"{number:02}", dice.randbytes(3000) + b"text " * 500)
+    write(top / "large", dice.randbytes(12 * MIB))
+    write(top / "text", b"".join(b"line %d\n" % number for number in range(800_000)))
+    write(top / "empty", b"")
+    with open(top / "sparse", "wb") as file:
+        file.write(b"start")
+        file.seek(20 * MIB)
+        file.write(b"middle" * 1000)
+        file.truncate(40 * MIB)
+    write(top / "skipped" / "inside", b"not saved")
+    return top
+
+
+def blobs(machine: Machine, prefix: str = "") -> dict[str, bytes]:
+    return {key: machine.blob(key) for key in machine.keys(prefix)}
+
+
+def mend(machine: Machine, *, read: bool = True, expect: int = 0) -> dict[str, Any]:
+    """Verify, then repair what that found; return the result of the repair."""
+    found = machine.folder / "found.json"
+    found.write_bytes(machine.execute("verify", *(["--read"] if read else []), "--json").stdout)
+    return machine.run("repair", str(found), "--yes", expect=expect).result
+
+
+def check_restored(machine: Workspace, *options: str) -> None:
+    shutil.rmtree(machine.restored, ignore_errors=True)
+    machine.run("restore", *options)
+    found = differences(str(machine.source), str(machine.restored))
+    assert [line for line in found if "skipped" not in line] == []
+
+
+@pytest.mark.parametrize("kind", ["missing", "short", "long", "flipped"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_whole_files_come_back_byte_for_byte(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest, compression: str, kind: str
+) -> None:
+    machine = machine_at(where, tmp_path / "work", source, request, compression=compression)
+    machine.backup()
+    before = blobs(machine, "web1_")
+    metas = {key: machine.meta(key) for key in before}
+    for key, data in before.items():
+        changed = {"missing": None, "short": data[: len(data) // 2], "long": data + b"x", "flipped": b""}[kind]
+        if kind == "flipped" and data:
+            changed = flipped(data, len(data) // 2)
+        if changed != data:
+            machine.damage(key, changed)
+    count = len(before) if kind in ("missing", "long") else len([data for data in before.values() if data])
+    if compression == "zstd" and kind == "long":
+        count = len(before)
+    plan = machine.run("verify", "--read", expect=7).result
+    assert plan["damaged"] == count
+    result = mend(machine)
+    assert (result["damaged"], result["mended"], result["left"]) == (count, count, 0)
+    assert blobs(machine, "web1_") == before
+    assert {key: machine.meta(key) for key in before} == metas
+    assert machine.run("verify", "--read").result["damaged"] == 0
+    check_restored(machine)
+
+
+def test_nothing_is_changed_without_yes(machine: Machine) -> None:
+    machine.backup()
+    machine.damage(machine.guids()["some/01"], None)
+    machine.damage(machine.guids()["large"], machine.blob(machine.guids()["large"])[:-5])
+    write(machine.source / "large", b"other")
+    before = blobs(machine)
+    run = machine.run("repair", expect=7)
+    assert {(row["blob"], row["mended"]) for row in run.result["items"]} == {
+        (machine.guids()["some/01"], True),
+        (machine.guids()["large"], False),
+    }
+    assert (run.result["mended"], run.result["left"], run.result["done"]) == (1, 1, False)
+    assert blobs(machine) == before
+    assert machine.run("save").result["sent"] == 0
+
+
+@pytest.fixture
+def machine(where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest) -> Machine:
+    return machine_at(where, tmp_path / "work", source, request)
+
+
+def test_what_was_found_is_read_and_nothing_else(machine: Machine) -> None:
+    machine.backup()
+    wrong = [machine.guids()[name] for name in ("some/01", "some/02")]
+    for key in wrong:
+        machine.damage(key, flipped(machine.blob(key)))
+    assert machine.run("repair").result["damaged"] == 0
+    found = machine.folder / "found.json"
+    found.write_text(json.dumps({"items": [{"blob": wrong[0]}]}))
+    result = machine.run("repair", str(found), "--yes").result
+    assert (result["mended"], result["verified"]["read_bytes"]) == (1, len(machine.blob(wrong[0])))
+    assert hurt(machine.run("verify", "--read", expect=7), machine).keys() == {wrong[1]}
+    found.write_text("nonsense")
+    assert "is not what" in machine.run("repair", str(found), expect=2).stderr
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+@pytest.mark.parametrize("kind", ["missing", "short", "flipped"])
+def test_packs(where: str, tmp_path: Path, request: pytest.FixtureRequest, compression: str, kind: str) -> None:
+    source = tmp_path / "source"
+    dice = Random(2)
+    for number in range(300):
+        write(source / f"{number:03}", dice.randbytes(2000) + b"text " * 400)
+    machine = machine_at(where, tmp_path / "work", source, request, pack_below="64KiB", compression=compression)
+    machine.backup()
+    (pack,) = machine.keys("web1_")
+    data, meta = machine.blob(pack), machine.meta(pack)
+    place = len(data) // 2
+    machine.damage(pack, {"missing": None, "short": data[:place], "flipped": flipped(data, place)}[kind])
+    assert mend(machine)["mended"] == 1
+    assert machine.run("verify", "--read").result["damaged"] == 0
+    check_restored(machine)
+    if kind == "flipped":
+        assert (machine.blob(pack), machine.meta(pack)) == (data, meta)
+    elif compression == "none":
+        with tarfile.open(fileobj=io.BytesIO(machine.blob(pack))) as tar:
+            assert len(tar.getnames()) == 300
+
+
+def test_a_pack_of_which_a_file_is_gone_stays_and_is_left_behind(
+    where: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    source = tmp_path / "source"
+    for number in range(50):
+        write(source / f"{number:02}", f"content {number}" * 20)
+    machine = machine_at(where, tmp_path / "work", source, request, pack_below="64KiB", dedupe=True)
+    machine.backup()
+    (pack,) = machine.keys("web1_")
+    (source / "07").unlink()
+    machine.damage(pack, None)
+    result = mend(machine, expect=7)
+    assert (result["mended"], result["left"], result["renewed"]) == (0, 1, 50)
+    assert f"{source}/07 (vanished" in result["items"][0]["reason"]
+    machine.backup()
+    assert machine.run("verify", "--read", "--snapshot", "2").result["damaged"] == 0
+    assert machine.run("verify", expect=7).result["hurt"] == 50
+    check_restored(machine)
+
+
+@pytest.mark.parametrize("settings", [{}, {"delta": "extents"}, {"delta": "extents", "compression": "zstd"}])
+def test_blocks_in_what_cannot_be_mended_are_not_taken_over(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest, settings: dict[str, Any]
+) -> None:
+    """A blob that a living file still needs a part of: the next save stores the file anew."""
+    machine = machine_at(where, tmp_path / "work", source, request, **settings)
+    machine.backup()
+    first = next(key for key in machine.keys("web1_") if len(machine.blob(key)) == 12 * MIB)
+    data = (source / "large").read_bytes()
+    write(source / "large", data[: 9 * MIB] + b"changed" + data[9 * MIB :])
+    machine.backup()
+    machine.damage(first, flipped(flipped(machine.blob(first), MIB), 9 * MIB))
+    result = mend(machine, expect=7)
+    assert (result["left"], result["renewed"]) == (1, 1 if settings else 0)
+    machine.backup()
+    newest = machine.run("snapshots").result["items"][-1]["number"]
+    assert machine.run("verify", "--read", "--snapshot", str(newest)).result["damaged"] == 0
+    check_restored(machine)
+
+
+def test_a_damaged_block_comes_back_from_a_later_version(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest
+) -> None:
+    machine = machine_at(where, tmp_path / "work", source, request, delta="extents")
+    machine.backup()
+    first = machine.guids()["large"]
+    whole = (source / "large").read_bytes()
+    write(source / "large", whole[: 9 * MIB] + b"changed" + whole[9 * MIB :])
+    machine.backup()
+    machine.damage(first, flipped(whole, MIB))
+    assert mend(machine)["mended"] == 1
+    assert machine.blob(first) == whole
+
+
+def test_equal_content_that_is_lost_is_sent_again(
+    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest
+) -> None:
+    machine = machine_at(where, tmp_path / "work", source, request, dedupe=True)
+    machine.backup()
+    machine.backup()  # knows the contents of the first snapshot, whose segments are the second's
+    data = (source / "some" / "03").read_bytes()
+    machine.damage(machine.guids()["some/03"], None)
+    (source / "some" / "03").unlink()
+    assert mend(machine, expect=7)["left"] == 1
+    write(source / "back", data)
+    machine.backup()
+    assert machine.run("verify", "--read", "--snapshot", "3").result["damaged"] == 0
+    check_restored(machine)
+
+
+def test_segments_header_and_description_come_from_the_state(machine: Machine) -> None:
+    machine.backup()
+    before = blobs(machine, "blobark/")
+    for key, data in before.items():
+        machine.damage(key, flipped(data, len(data) // 2))
+    assert mend(machine, expect=3)["mended"] == 2
+    assert mend(machine, expect=3)["mended"] == len(before) - 2  # what a header names, once that is mended
+    assert mend(machine)["damaged"] == 0
+    after = blobs(machine, "blobark/")
+    owner = "blobark/web1/server.json"
+    assert {**after, owner: b""} == {**before, owner: b""}
+    assert json.loads(after[owner])["host"] == json.loads(before[owner])["host"]
+    assert machine.run("verify").result["damaged"] == 0
+    shutil.rmtree(machine.state)
+    key = machine.keys("blobark/web1/segments/")[0]
+    machine.damage(key, None)
+    assert "only the state_dir" in machine.run("repair", "--yes", expect=7).result["items"][0]["reason"]
+
+
+def test_a_list_of_blocks_comes_from_the_content(tmp_path: Path) -> None:
+    write(tmp_path / "source" / "huge", os.urandom(300 * MIB))
+    machine = Machine(tmp_path / "work", tmp_path / "source", server="web1")
+    machine.backup()
+    (key,) = machine.keys("blobark/web1/blocks/")
+    data = machine.blob(key)
+    machine.damage(key, None)
+    assert mend(machine, read=False)["mended"] == 1
+    assert machine.blob(key) == data
+
+
+def test_a_file_that_has_been_renamed_and_given_away_is_found(machine: Machine) -> None:
+    machine.backup()
+    key = machine.guids()["some/03"]
+    data = machine.blob(key)
+    (machine.source / "some" / "03").rename(machine.source / "elsewhere")
+    machine.backup()
+    machine.damage(key, b"")
+    result = mend(machine)
+    assert result["items"][0]["source"] == f"{machine.source}/elsewhere"
+    assert machine.blob(key) == data
+
+
+def test_a_changed_file_is_not_taken(machine: Machine) -> None:
+    machine.backup()
+    file = machine.source / "some" / "03"
+    status = file.stat()
+    file.write_bytes(flipped(file.read_bytes()))
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    key = machine.guids()["some/03"]
+    machine.damage(key, b"short")
+    result = mend(machine, expect=7)
+    assert (result["mended"], result["left"]) == (0, 1)
+    assert "another version now" in result["items"][0]["reason"]
+    assert machine.blob(key) == b"short"
+
+
+def test_another_run_holds_the_lock(machine: Machine) -> None:
+    machine.backup()
+    hook = f"{machine.command('repair')[0]} -m blobark repair --config {machine.config}; test $? = 5"
+    machine.configure(hook_before=hook)
+    assert machine.run("backup").code == 0
+
+
+# Azure
+
+
+@pytest.fixture
+def behind_proxy(tmp_path: Path, source: Path, proxy: FaultProxy, azure_container: tuple[str, str]) -> Machine:
+    text, name = azure_container
+    machine = Machine.on_azure(tmp_path / "work", source, proxy.rewire(text), name)
+    machine.container = None
+    return machine
+
+
+@pytest.mark.parametrize("name", ["some/01", "large"])
+def test_what_was_written_meanwhile_stays(
+    behind_proxy: Machine, proxy: FaultProxy, container: ContainerClient, name: str
+) -> None:
+    behind_proxy.backup()
+    key = behind_proxy.guids()[name]
+    container.upload_blob(key, b"damaged", overwrite=True)
+
+    def write_meanwhile() -> None:
+        container.upload_blob(key, b"somebody else's", overwrite=True)
+
+    where = f"/{key}?comp=blocklist" if name == "large" else f"/{key}"
+    proxy.add(faults.meanwhile(write_meanwhile, method="PUT", where=where))
+    run = behind_proxy.run("repair", "--yes", expect=7)
+    assert "somebody else has written it" in run.result["items"][0]["reason"]
+    assert container.download_blob(key).readall() == b"somebody else's"
+
+
+@pytest.mark.parametrize("name", ["some/01", "large"])
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_a_lost_answer(
+    behind_proxy: Machine, proxy: FaultProxy, container: ContainerClient, name: str, damage: str
+) -> None:
+    behind_proxy.backup()
+    key = behind_proxy.guids()[name]
+    if damage == "missing":
+        container.delete_blob(key)
+    else:
+        container.upload_blob(key, b"damaged", overwrite=True)
+    where = f"/{key}?comp=blocklist" if name == "large" else f"/{key}"
+    proxy.add(faults.lose_answer(method="PUT", where=where))
+    assert behind_proxy.run("repair", "--yes").result["mended"] == 1
+    assert container.download_blob(key).readall() == (behind_proxy.source / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["some/01", "large"])
+def test_what_arrives_changed_is_not_called_mended(
+    behind_proxy: Machine, proxy: FaultProxy, container: ContainerClient, name: str
+) -> None:
+    behind_proxy.backup()
+    key = behind_proxy.guids()[name]
+    container.upload_blob(key, b"damaged", overwrite=True)
+    proxy.add(faults.flip_answer(method="GET", where=f"/{key}", skip=1 if name == "large" else 0))
+    run = behind_proxy.run("repair", "--yes", expect=7)
+    assert "not there as it was sent" in run.result["items"][0]["reason"]
+
+
+@pytest.mark.parametrize("name", ["some/01", "large"])
+def test_write_once(
+    azurite: AzuriteServer,
+    tmp_path: Path,
+    source: Path,
+    container: ContainerClient,
+    azure_container: tuple[str, str],
+    name: str,
+) -> None:
+    with WormProxy(azurite.port, container=container) as proxy:
+        text, container_name = azure_container
+        machine = Machine.on_azure(tmp_path / "work", source, proxy.rewire(text), container_name)
+        machine.backup()
+        key = machine.guids()[name]
+        container.upload_blob(key, b"damaged", overwrite=True)
+        run = machine.run("repair", "--yes", expect=7)
+        assert "it is write-once and may not go yet" in run.result["items"][0]["reason"]
+        assert run.result["renewed"] == 1
+        machine.backup()
+        assert machine.guids()[name] != key
+        assert machine.run("verify", "--read", "--snapshot", "2").result["damaged"] == 0
+        check_restored(machine)
