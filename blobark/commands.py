@@ -171,6 +171,7 @@ def save_draft(
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
     saver = Saver(context, catalog, store, catalog.get("server"), roots)
     context.items.begin(server=catalog.get("server"), host=identity.this_host().name)
+    saver.result.journal = context.items.file
     log, watched = context.config.save_metrics_log_file, context.sources()[0].path
     with measured.sampler(context, "save", log, watched, server=catalog.get("server")) as sampler:
         saver.store()
@@ -276,6 +277,7 @@ def _run_restore(
         facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
         text, b64 = text_or_b64(os.fsencode(root))
         context.items.begin(**facts, host=identity.this_host().name, target=text, target_b64=b64)
+        result.journal = context.items.file
         log = context.config.metrics_log_file
         with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
             _restore(context, restorer, wanted, options.share)

@@ -53,6 +53,8 @@ class RestoreResult:
     """How many items needed content of the archive tier, and their bytes."""
     archived_bytes: int = 0
     failed: list[tuple[str, str]] = field(default_factory=list)
+    journal: str = ""
+    """Where it is written down what became of each item; "" where it is not."""
     peak_rss_bytes: int = 0
     workers: int = 0
     """Transfers at a time, as they were in the end."""
