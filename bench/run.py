@@ -7,6 +7,7 @@
     python3 dev.py bench folder
     python3 dev.py bench memory
     python3 dev.py bench sampler
+    python3 dev.py bench view
     python3 dev.py bench verdict
     python3 dev.py bench forecast
 
@@ -30,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, forecasts, instrument, verdict
+from bench import benches, forecasts, instrument, verdict, view
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -73,7 +74,7 @@ def parser() -> argparse.ArgumentParser:
     shared.add_argument("--tools", metavar="A,B", help="only these")
     for name in ("rclone", "azcopy", "restic"):
         shared.add_argument(f"--{name}", metavar="PATH", default="", help=f"where {name} is")
-    names = "azure | large | small | workers | folder | memory | sampler | verdict | forecast"
+    names = "azure | large | small | workers | folder | memory | sampler | view | verdict | forecast"
     commands = top.add_subparsers(required=True, metavar=names)
 
     azure = commands.add_parser("azure", parents=[shared], help="save and restore, at an Azure endpoint")
@@ -124,6 +125,10 @@ def _add_instruments(commands: Any) -> None:
     sampler.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
     sampler.add_argument("--seconds", type=int, default=10, help="of each run (default: %(default)s)")
     sampler.set_defaults(bench=instrument.sampler)
+    seen = commands.add_parser("view", parents=[shared], help="what the live view costs")
+    seen.add_argument("--runs", type=int, default=3, help="(default: %(default)s)")
+    seen.add_argument("--seconds", type=int, default=20, help="of each restore (default: %(default)s)")
+    seen.set_defaults(bench=view.view)
     named = commands.add_parser("verdict", parents=[shared], help="is the bottleneck named that was planted?")
     named.add_argument("--runs", type=int, default=10, help="of each bottleneck (default: %(default)s)")
     named.add_argument("--seed", type=int, default=1, help="of the trees and the order")

@@ -332,7 +332,7 @@ class DraftBuilder:
         """Read the doubtful files; where the digest is the same, so is the GUID."""
         trees = [SourceTree(source.path) for source in self._context.sources()]
         try:
-            work = Reader(trees)
+            work = Reader(trees, self._context.engine.stages)
             for _, reading in self._context.engine.run(self._draft.doubts(), work, cost=reading_cost):
                 entry, previous = reading.entry, reading.previous
                 self._context.reporter.advance(0, entry.size)

@@ -26,6 +26,7 @@ from blobark.inventory import Inventory
 from blobark.listings import Listing, Row, server_of
 from blobark.model import display
 from blobark.repair import Repair, RepairResult
+from blobark.storelock import store_lock
 from blobark.verify import Verification, VerifyResult
 
 SHOWN = 20
@@ -185,7 +186,12 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
 
     def rows() -> Iterator[Row]:
         state_dir = context.config.state_dir
-        with state_lock(state_dir), Catalog.open(state_dir, keep=options.do) as catalog, Inventory.open() as inventory:
+        with contextlib.ExitStack() as held:
+            known_as = held.enter_context(state_lock(state_dir))
+            if options.do:
+                held.enter_context(store_lock(context, store, server, "repair", known_as=known_as))
+            catalog = held.enter_context(Catalog.open(state_dir, keep=options.do))
+            inventory = held.enter_context(Inventory.open())
             verification = Verification(context, store, server, inventory, found.__contains__)
             verification.result = result.verified
             verification.gather(0)

@@ -226,6 +226,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
     rules = Rules(skip_files=config.skip_files, skip_path=config.skip_path, exclude=config.exclude)
 
     crew = Crew(engine)
+    shown.under_way = engine.stages.under_way
 
     def store_counters() -> dict[str, int]:
         return stores[0].counters() if stores else {}

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 from blobark.errors import ContentError
 from blobark.model import Data
+from metrics.stages import DECODE, Stages
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -58,13 +59,15 @@ def pays(samples: Iterable[bytes | memoryview]) -> bool:
     return stored <= plain - plain // 20 and stored < plain
 
 
-def decoded(stored: Iterable[Data], skip: int, length: int) -> Iterator[bytes]:
+def decoded(stored: Iterable[Data], skip: int, length: int, stages: Stages | None = None) -> Iterator[bytes]:
     """Yield `length` bytes from byte `skip` on of what a run of frames holds, which comes in pieces of any length.
+
+    `stages` is where the time is noted that decoding takes, without that of getting the pieces.
 
     Raises `ContentError` when it is damaged, or holds less.
     """
     left = skip + length
-    for plain in decode_stream(b"", stored) if length else ():
+    for plain in decode_stream(b"", stored, stages) if length else ():
         piece = plain[skip:left] if skip < len(plain) else b""
         skip, left = max(skip - len(plain), 0), left - len(plain)
         if piece:
@@ -75,8 +78,8 @@ def decoded(stored: Iterable[Data], skip: int, length: int) -> Iterator[bytes]:
         raise ContentError(_TOO_SHORT)
 
 
-def decode_stream(first: Data, stored: Iterable[Data]) -> Iterator[bytes]:
-    """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`.
+def decode_stream(first: Data, stored: Iterable[Data], stages: Stages | None = None) -> Iterator[bytes]:
+    """Yield all that a run of frames holds, which comes in pieces, `first` and then `stored`; `stages` as above.
 
     Raises `ContentError` when it is damaged, or ends within a frame.
     """
@@ -92,10 +95,13 @@ def decode_stream(first: Data, stored: Iterable[Data]) -> Iterator[bytes]:
             data = next(pieces, b"")
             if not data:
                 raise ContentError(_TOO_SHORT)
+        since_ns = stages.now() if stages else 0
         try:
             plain = frame.decompress(data, max_length=PIECE_BYTES)
         except zstd.ZstdError:
             raise ContentError(_NO_ZSTD) from None
+        if stages:
+            stages.lap(DECODE, since_ns)
         data = b""
         if plain:
             yield plain

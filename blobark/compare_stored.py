@@ -16,6 +16,7 @@ from blobark.inventory import TO_THE_END, Damage, Piece
 from blobark.model import Data, Entry
 from blobark.ranges import MOST_BYTES, Neighbourhood, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from metrics.stages import Stages
 
 _WRONG = "holds other content than was saved"
 
@@ -23,9 +24,10 @@ _WRONG = "holds other content than was saved"
 class Comparer:
     """Reads what one server has stored; called from many threads."""
 
-    def __init__(self, store: Store, server: str) -> None:
+    def __init__(self, store: Store, server: str, stages: Stages) -> None:
         self._store = store
         self._server = server
+        self._stages = stages
 
     def read_pieces(self, batch: list[list[Piece]]) -> list[list[Damage]]:
         """Read neighbourhoods; return what is damaged in each."""
@@ -39,7 +41,7 @@ class Comparer:
         if len(near) == 1 and not _is_small(near[0]):
             wrong = [] if self._is_right(near[0], "") else near
         else:
-            found = read_together(self._store, [piece.extent for piece in near])
+            found = read_together(self._store, [piece.extent for piece in near], self._stages)
             wrong = [
                 piece
                 for piece, data in zip(near, found, strict=True)

@@ -15,6 +15,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import msgspec
 from blake3 import blake3
@@ -29,6 +30,7 @@ from blobark.guids import blob_name
 from blobark.model import Data, Entry, Extent, Sent
 from blobark.segments import decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
+from metrics.stages import Stages
 
 EMPTY_DIGEST = blake3(b"").hexdigest()
 MAX_META_BYTES = 6 * 1024
@@ -51,17 +53,26 @@ class Stored:
     blob: Sent | None
 
 
+class Ready(NamedTuple):
+    """A small file as it will be stored: its entry, the bytes, and their MD5 where that was asked for."""
+
+    entry: Entry
+    data: bytes
+    md5: bytes
+
+
 def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry, *, md5: bool) -> Stored:
     """Store the empty blob that stands for a skipped directory, as Azure's tools know it."""
-    entry = replace(entry, digest=EMPTY_DIGEST)
-    meta = {"hdi_isfolder": "true", **blob_meta(root_name, entry)}
-    return _put(store, blob_name(server, entry.guid), entry, b"", meta, md5=md5)
+    ready = Ready(replace(entry, digest=EMPTY_DIGEST), b"", md5_of(b"") if md5 else b"")
+    meta = {"hdi_isfolder": "true", **blob_meta(root_name, ready.entry)}
+    return _put(store, blob_name(server, entry.guid), ready, meta)
 
 
-def _put(store: Store, key: str, entry: Entry, data: bytes, meta: Mapping[str, str], *, md5: bool) -> Stored:
+def _put(store: Store, key: str, ready: Ready, meta: Mapping[str, str]) -> Stored:
     """Store all of an entry's content as a blob in one piece. Raises `DifferentContent`."""
+    entry, data, md5 = ready
     size = entry.content_size if entry.kind == "file" else 0
-    blob = Sent(entry.guid, len(data), md5_of(data) if md5 else b"", size)
+    blob = Sent(entry.guid, len(data), md5, size)
     try:
         store.put(key, data, meta)
     except BlobExists:
@@ -91,35 +102,35 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
     return entry, data
 
 
-def put_small(
-    store: Store, server: str, root_name: bytes, entry: Entry, data: bytes, *, md5: bool, level: int = 0
-) -> Stored:
-    """Store what `read_small` has read; `md5` asks for its MD5, a zstd `level` for a frame where that pays.
-
-    Raises `DifferentContent`.
-    """
-    key = blob_name(server, entry.guid)
+def make_ready(server: str, entry: Entry, data: bytes, *, md5: bool, level: int) -> Ready:
+    """Make what `read_small` has read ready to be stored; `level`, if not 0, asks for a zstd frame where that pays."""
     if level and pays([data]):
         frame = encode(data, level)
         if len(frame) < len(data):
+            key = blob_name(server, entry.guid)
             entry = replace(entry, extents=(Extent(key, 0, len(frame), len(data), ZSTD),))
             data = frame
-    return _put(store, key, entry, data, blob_meta(root_name, entry), md5=md5)
+    return Ready(entry, data, md5_of(data) if md5 else b"")
 
 
-def pieces(store: Store, server: str, entry: Entry) -> Iterator[Data]:
-    """Yield the content of an entry, in order, in pieces of at most a block.
+def put_small(store: Store, server: str, root_name: bytes, ready: Ready) -> Stored:
+    """Store what has been made ready. Raises `DifferentContent`."""
+    return _put(store, blob_name(server, ready.entry.guid), ready, blob_meta(root_name, ready.entry))
+
+
+def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None) -> Iterator[Data]:
+    """Yield the content of an entry, in order, in pieces of at most a block; decoding it is noted in `stages`.
 
     Raises `ContentError` where a blob is missing or short; the digest is the caller's to compare.
     """
     for extent in of_entry(server, entry):
-        yield from read_extent(store, extent)
+        yield from read_extent(store, extent, stages=stages)
 
 
-def read_extent(store: Store, extent: Extent, *, version: str = "") -> Iterator[Data]:
+def read_extent(store: Store, extent: Extent, *, version: str = "", stages: Stages | None = None) -> Iterator[Data]:
     """Yield what an extent names, as `pieces` does; with `version` the blob must still be that one."""
     stored = _stored(store, extent, version)
-    return decoded(stored, extent.skip, extent.plain_length) if extent.codec else stored
+    return decoded(stored, extent.skip, extent.plain_length, stages) if extent.codec else stored
 
 
 def _stored(store: Store, extent: Extent, version: str) -> Iterator[Data]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from blobark.config import Config, SourceRoot
 from blobark.crew import Crew
@@ -25,6 +25,9 @@ class Reporter(Protocol):
 
     def begin(self, what: str, items: int, size_bytes: int) -> None:
         """Say that a stage begins, with what it will handle (0: not known)."""
+
+    def watch(self, recent: Callable[[], Sequence[Mapping[str, Any]]] | None) -> None:
+        """Say where the samples of the last seconds are, while there are any (docs/metrics.md has their fields)."""
 
     def advance(self, items: int, size_bytes: int) -> None:
         """Say that items were handled."""

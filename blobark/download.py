@@ -90,7 +90,11 @@ class Downloader:
             return [self._place(new, old, wanted) for wanted in batch]
 
         inner = self._engine.within(memory_cost(self._entry))
-        return sum(fetched for _, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size))
+        total = 0
+        for wanted, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size):
+            self._stages.progress(wanted.block.size)
+            total += fetched
+        return total
 
     def _version(self, blob: str) -> str:
         try:
@@ -137,7 +141,7 @@ class Downloader:
 
     def _pieces(self, wanted: _Wanted) -> Iterator[Data]:
         for part in self._finder.parts(wanted.offset, wanted.block.size):
-            yield from read_extent(self._store, part, version=self._versions[part.blob])
+            yield from read_extent(self._store, part, version=self._versions[part.blob], stages=self._stages)
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

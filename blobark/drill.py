@@ -14,13 +14,12 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import msgspec
 from blake3 import blake3
 
-from blobark import __version__, comparison, evidence, identity, snapshot, trial
+from blobark import __version__, comparison, evidence, identity, snapshot, trend, trial
 from blobark.clock import now_ns, utc
 from blobark.commands import RestoreOptions, run_restore
 from blobark.context import Context
@@ -30,7 +29,6 @@ from blobark.errors import (
     EXIT_ITEMS_FAILED,
     EXIT_MISSED,
     BlobarkError,
-    ConfigError,
     Fatal,
 )
 from blobark.manifest import places_of
@@ -38,13 +36,13 @@ from blobark.model import Entry, Header
 from blobark.restore import RestoreResult
 from blobark.sampling import Sample, SampledManifest
 from blobark.stores.base import Store
+from blobark.trend import Earlier, Month
 from metrics.files import write_whole
 
 FILE_COST_BYTES = 64 << 10
 """In comparing drills a file counts like so many bytes more."""
-LEAST_EARLIER = 3
-"""So many drills before it make a trend."""
-MOST_EARLIER = 20
+LEAST_MORE_S = 1.0
+"""What is slower by less is no slowdown: of a small sample's tenths of a second anything may take twice as many."""
 MOST_NAMED = 100
 
 
@@ -58,16 +56,6 @@ class DrillOptions:
     scratch: Path | None = None
     keep: bool = False
     slowdown: float = 0.5
-
-
-class Earlier(msgspec.Struct, frozen=True):
-    """A drill before this one."""
-
-    time: str
-    share: float
-    result: str
-    seconds: float
-    bytes_per_s: float
 
 
 class DrillResult(msgspec.Struct):
@@ -90,6 +78,9 @@ class DrillResult(msgspec.Struct):
     public_key: str
     kept_in: str
     earlier: list[Earlier]
+    """The newest before this one, oldest first."""
+    months: list[Month]
+    """All of this share before this one, by month."""
     slowdown: float | None
     """How much longer it took than the median of earlier ones would have, of 1; None: there are too few."""
     exit_code: int
@@ -134,9 +125,9 @@ def run_drill(context: Context, options: DrillOptions) -> DrillResult:
         "tool": f"blobark {__version__}",
     }
     signed = evidence.sign(document, context.config.state_dir)
-    earlier = _earlier(context, store, restored.server)
+    earlier = trend.earlier(context, store, restored.server)
     file, stored_as = _keep(context, store, restored.server, signed, started_ns)
-    slowdown = _slowdown(earlier, options.share, speed)
+    slowdown = trend.slowdown(earlier, options.share, speed)
     return DrillResult(
         server=restored.server,
         snapshot=restored.snapshot,
@@ -152,9 +143,10 @@ def run_drill(context: Context, options: DrillOptions) -> DrillResult:
         stored_as=stored_as,
         public_key=str(signed["public_key"]),
         kept_in=str(tree) if options.keep else "",
-        earlier=earlier[-MOST_EARLIER:],
+        earlier=earlier[-trend.MOST_EARLIER :],
+        months=trend.months(earlier, options.share),
         slowdown=slowdown,
-        exit_code=_exit_code(failed, slowdown, options.slowdown),
+        exit_code=_exit_code(failed, slowdown, options.slowdown, restored.seconds),
     )
 
 
@@ -221,21 +213,13 @@ def _digest(header: Header) -> str:
     return blake3("".join(f"{ref.digest}\n" for ref in header.segments).encode()).hexdigest()
 
 
-def _exit_code(failed: list[tuple[str, str]], slowdown: float | None, most: float) -> int:
+def _exit_code(failed: list[tuple[str, str]], slowdown: float | None, most: float, seconds: float) -> int:
     if failed:
         return EXIT_ITEMS_FAILED
-    return EXIT_MISSED if slowdown is not None and slowdown > most else EXIT_DONE
-
-
-def _slowdown(earlier: list[Earlier], share: float, speed: float) -> float | None:
-    speeds = [e.bytes_per_s for e in earlier if e.share == share and e.result == "same" and e.bytes_per_s > 0]
-    if len(speeds) < LEAST_EARLIER or speed <= 0:
-        return None
-    return round(median(speeds[-MOST_EARLIER:]) / speed - 1, 4)
-
-
-def _prefix(server: str) -> str:
-    return f"{snapshot.PREFIX}{server}/drills/"
+    if slowdown is None or slowdown <= most:
+        return EXIT_DONE
+    more_s = seconds - seconds / (1 + slowdown)
+    return EXIT_MISSED if more_s >= LEAST_MORE_S else EXIT_DONE
 
 
 def _keep(context: Context, store: Store, server: str, signed: dict[str, Any], started_ns: int) -> tuple[Path, str]:
@@ -250,40 +234,9 @@ def _keep(context: Context, store: Store, server: str, signed: dict[str, Any], s
     except OSError as error:
         raise Fatal(f"the evidence {file} cannot be written ({error.strerror})") from None
     try:
-        store.put(_prefix(server) + name, data, {}, create_only=True)
+        store.put(trend.prefix(server) + name, data, {}, create_only=True)
         store.sync()
     except BlobarkError as error:
         context.reporter.warn(f"warning: the evidence is only in {file}: {error.message}")
         return file, ""
-    return file, _prefix(server) + name
-
-
-def _earlier(context: Context, store: Store, server: str) -> list[Earlier]:
-    """Return the drills there were, oldest first, of the store and of state_dir; those not well signed are named."""
-    found: dict[str, dict[str, Any]] = {}
-    for file in sorted((context.config.state_dir / "drills").glob("*.json"))[-2 * MOST_EARLIER :]:
-        try:
-            found[file.stem] = evidence.read(file)
-        except ConfigError as error:
-            context.reporter.warn(f"warning: {error.message}")
-    try:
-        keys = sorted(info.key for info in store.list(_prefix(server)))[-2 * MOST_EARLIER :]
-        for key in keys:
-            name = key.removeprefix(_prefix(server))
-            if name not in found:
-                found[name] = evidence.decode(bytes(store.read(key)), key)
-    except BlobarkError as error:
-        context.reporter.warn(f"warning: not all earlier drills could be read: {error.message}")
-    rows = []
-    for name, document in sorted(found.items()):
-        if document.get("server") != server:
-            continue
-        try:
-            row = msgspec.convert({**document, "time": document.get("started")}, Earlier)
-        except msgspec.ValidationError:
-            row = None
-        if row is None or not evidence.is_signed(document):
-            context.reporter.warn(f"warning: the evidence {name} is not what was signed: it is left out")
-        else:
-            rows.append(row)
-    return rows
+    return file, trend.prefix(server) + name

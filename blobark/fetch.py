@@ -97,10 +97,11 @@ class Fetcher:
         stages = self._stages
         begun = [self._told(self._begin, job) for job in batch]
         if batch[0].bundle:
+            stages.begin(batch[0].path, sum(job.entry.size for job in batch), len(batch) - 1)
             bundle, bundle_ns, repeats = self._told(self._fetch_bundle, [step for step, _, _ in begun])
             fetched = [(step, bundle_ns // len(batch), 0 if place else repeats) for place, step in enumerate(bundle)]
         else:
-            fetched = [self._told(self._fetch, step) for step, _, _ in begun]
+            fetched = [self._told(self._fetch_alone, job, step) for job, (step, _, _) in zip(batch, begun, strict=True)]
         with self._turn:
             ended = [stages.took(None, self._end, job, step) for job, (step, _, _) in zip(batch, fetched, strict=True)]
         for job, first, second, (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
@@ -108,6 +109,7 @@ class Fetcher:
             if outcome.status is Status.DONE and job.entry.kind == "file":
                 stages.item(job.entry.size, took_ns)
             outcome.tell(took_ns, first[2] + second[2])
+        stages.rest()
         return [outcome for outcome, _ in ended]
 
     def _told(self, work: Callable[..., Told], *args: Any) -> tuple[Told, int, int]:
@@ -119,6 +121,7 @@ class Fetcher:
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
         entry = job.entry
+        self._stages.begin(job.path, entry.size)
         try:
             if entry.error and not entry.has_content:
                 return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))
@@ -131,11 +134,16 @@ class Fetcher:
     def _fetch_bundle(self, begun: list[_Small | Outcome]) -> list[_Fetched | Outcome]:
         """Fetch the small files of a bundle together."""
         extents = [step.extent for step in begun if isinstance(step, _Small) and step.extent is not None]
-        found = iter(read_together(self._store, extents))
+        found = iter(read_together(self._store, extents, self._stages))
         return [
             self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
             for step in begun
         ]
+
+    def _fetch_alone(self, job: RestoreJob, step: _Small | Outcome) -> _Fetched | Outcome:
+        """Fetch a small file that is in no bundle."""
+        self._stages.begin(job.path, job.entry.size)
+        return self._fetch(step)
 
     def _fetch(self, step: _Small | Outcome, found: bytes | ContentError | None = None) -> _Fetched | Outcome:
         """Return a small file's content, verified; `found` is what has been fetched already."""
@@ -248,7 +256,7 @@ class Fetcher:
             raise found
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
-            data = b"".join(content.pieces(self._store, self._server, entry)) if found is None else found
+            data = b"".join(content.pieces(self._store, self._server, entry, self._stages)) if found is None else found
             found = None
             since_ns = self._stages.now()
             check.update(data)
@@ -270,7 +278,8 @@ class Fetcher:
     def _write_blocks(self, path: bytes, entry: Entry, entry_blocks: tuple[Block, ...]) -> None:
         downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks)
         with contextlib.ExitStack() as stack:
-            old = self._old_file(stack, path, entry)
+            with self._stages.timed(COMPARE):
+                old = self._old_file(stack, path, entry)
             new = stack.enter_context(self._target.new_file(path, tag_of(path), go_on=True))
             downloader.restore(new, old)
             with self._stages.timed(METADATA):
@@ -290,14 +299,16 @@ class Fetcher:
     def _write_stream(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
             check = _Check(entry, md5)
+            self._stages.begin(path, entry.size)
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
-                for piece in content.pieces(self._store, self._server, entry):
+                for piece in content.pieces(self._store, self._server, entry, self._stages):
                     since_ns = self._stages.now()
                     check.update(piece)
                     since_ns = self._stages.lap(DECODE, since_ns)
                     placer.write(piece)
                     self._stages.lap(WRITE, since_ns)
+                    self._stages.progress(len(piece))
                 if check.is_right():
                     with self._stages.timed(METADATA):
                         new.keep(entry)

@@ -46,7 +46,7 @@ def sampler(context: Context, kind: str, log: Path, watch_path: str | os.PathLik
         "members": len(context.crew),
         "settings": settings,
     }
-    return Sampler(
+    sampler = Sampler(
         log,
         run=run,
         counters=context.counters,
@@ -55,10 +55,13 @@ def sampler(context: Context, kind: str, log: Path, watch_path: str | os.PathLik
         watch_path=watch_path,
         members=lambda: context.crew.pids,
     )
+    context.reporter.watch(sampler.recent)
+    return sampler
 
 
 def finish(context: Context, sampler: Sampler, summary: Mapping[str, Any], failed: list[tuple[str, str]]) -> None:
     """End the log with the summary and what failed; warn where it could not be written."""
+    context.reporter.watch(None)
     failures = [list(pair) for pair in failed[:MOST_FAILURES]]
     for warning in sampler.finish({**summary, "failed": len(failed), "failures": failures}):
         context.reporter.warn(f"metrics: {warning}")

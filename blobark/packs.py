@@ -28,6 +28,7 @@ from blobark.manifest import is_extent
 from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
+from metrics.stages import DECODE, Stages
 
 PACK_BYTES = 32 * 1024 * 1024
 PACK_FILES = 4000
@@ -60,8 +61,9 @@ def room_for(size_bytes: int) -> int:
 class PackWriter:
     """One pack in the making, under `key`; for one thread. Nothing is sent before a block is full."""
 
-    def __init__(self, store: Store, key: str, level: int) -> None:
-        """With a `level` of zstd it is compressed; 0 leaves it as it is."""
+    def __init__(self, store: Store, key: str, level: int, stages: Stages) -> None:
+        """With a `level` of zstd it is compressed; 0 leaves it as it is. `stages` is where the time for that goes."""
+        self._stages = stages
         self._store = store
         self._key = key
         self._level = level
@@ -114,7 +116,10 @@ class PackWriter:
         if not frame:
             return
         offset = self._sent_bytes + len(self._out)
-        stored = encode_where_it_pays(frame, self._level) if self._level else frame
+        stored = frame
+        if self._level:
+            with self._stages.timed(DECODE):
+                stored = encode_where_it_pays(frame, self._level)
         for start, size in self._in_frame:
             if self._level:
                 self._extents.append(Extent(self._key, offset, len(stored), size, ZSTD, start))
@@ -128,8 +133,9 @@ class PackWriter:
     def _stage(self) -> None:
         """Send what has been made so far as a block."""
         data = bytes(self._out)
-        self._hasher.update(data)
-        block = Block(len(data), digest_of(data))
+        with self._stages.timed(DECODE):
+            self._hasher.update(data)
+            block = Block(len(data), digest_of(data))
         try:
             if self._upload is None:
                 self._upload = self._store.begin(self._key)
@@ -145,9 +151,10 @@ class PackWriter:
         plain_bytes = sum(extent.plain_length for extent in self._extents[:-1])
         data = bytes(self._out)
         if self._upload is None:
-            self._hasher.update(data)
             self._sent_bytes = len(data)
-            sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
+            with self._stages.timed(DECODE):
+                self._hasher.update(data)
+                sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
         else:
             if data:
                 self._stage()

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, a plain line now and then elsewhere.
+"""What a person sees while a run goes on: a live view on a terminal, a plain line now and then elsewhere.
 
 Everything goes to stderr; stdout is for results. Names are shown printable, whatever bytes they hold.
 """
@@ -6,17 +6,21 @@ Everything goes to stderr; stdout is for results. Names are shown printable, wha
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from blobark.model import Outcome, Status, display, printable
+from metrics.under_way import UnderWay
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from blobark.live import LiveView, State
 
-PLAIN_EVERY_S = 10.0
-BAR_HZ = 4
+FIRST_LINE_S = 10.0
+MOST_BETWEEN_LINES_S = 600.0
+"""A plain line comes after ten seconds, then after a quarter of the time that has passed, and every ten minutes."""
 
 
 class Display:
@@ -29,42 +33,49 @@ class Display:
         self.bytes = 0
         self.failed = 0
         self.warnings: list[str] = []
+        self.under_way: UnderWay | None = None
+        """What the run's threads have in hand, once there are any."""
+        self._recent: Callable[[], Sequence[Mapping[str, Any]]] | None = None
         self._what = ""
         self._total = 0
         self._total_bytes = 0
-        self._started_s = self._shown_s = time.monotonic()
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._started_s = time.monotonic()
+        self._due_s = self._started_s + FIRST_LINE_S
+        self._most_bytes = 0
+        self._view: LiveView | None = None
 
     def begin(self, what: str, items: int, size_bytes: int) -> None:
-        """Start the bar, or the plain lines, of a stage."""
+        """Start the view, or the plain lines, of a stage."""
         self.end()
         self._what, self._total, self._total_bytes = what, items, size_bytes
-        self.items = self.bytes = 0
-        self._started_s = self._shown_s = time.monotonic()
-        if not self.quiet and sys.stderr.isatty():
-            self._start_bar()
+        self.items = self.bytes = self._most_bytes = 0
+        self._started_s = time.monotonic()
+        self._due_s = self._started_s + FIRST_LINE_S
+        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
+            self._start_view()
 
     def end(self) -> None:
-        """Take the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        """Take the view away."""
+        if self._view is not None:
+            self._view.stop()
+            self._view = None
+
+    def watch(self, recent: Callable[[], Sequence[Mapping[str, Any]]] | None) -> None:
+        """Show the samples of the last seconds, or none any more."""
+        self._recent = recent
 
     def advance(self, items: int, size_bytes: int) -> None:
         """Count items and bytes, and show them when it is time to."""
         self.items += items
         self.bytes += size_bytes
-        now_s = time.monotonic()
-        if now_s - self._shown_s < (1 / BAR_HZ if self._bar else PLAIN_EVERY_S):
+        if self._view is not None or self.quiet:
             return
-        self._shown_s = now_s
-        if self._bar is not None and self._task is not None:
-            done, total = (self.bytes, self._total_bytes) if self._total_bytes else (self.items, self._total)
-            self._bar.update(self._task, completed=done, total=total or None, rates=self._rates())
-        elif not self.quiet:
-            share = f"{100 * self.items // self._total} % " if self._total else ""
-            _say(f"{self._what}: {share}{self.items:,} items, {self._rates()}")
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return
+        elapsed_s = now_s - self._started_s
+        self._due_s = now_s + min(max(elapsed_s / 4, FIRST_LINE_S), MOST_BETWEEN_LINES_S)
+        _say(self._plain(elapsed_s))
 
     def outcome(self, outcome: Outcome, path: bytes) -> None:
         """Count how an item ended; name it when it failed, or always with -v."""
@@ -87,35 +98,44 @@ class Display:
         self._line(text)
 
     def _line(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        if self._view is not None:
+            self._view.say(text)
         else:
             _say(text)
 
-    def _rates(self) -> str:
-        elapsed_s = max(time.monotonic() - self._started_s, 1e-6)
-        text = f"{self.items / elapsed_s:,.0f} files/s, {self.bytes / elapsed_s / 1e6:,.1f} MB/s"
-        if self._bar is None and self._total and self.items:
-            by_items = elapsed_s * (self._total - self.items) / self.items
-            text += f", about {max(by_items, 0):,.0f} s left"
-        return text
+    def _plain(self, elapsed_s: float) -> str:
+        share = f"{min(100 * self.items // self._total, 100)} % " if self._total else ""
+        rates = f"{self.items / elapsed_s:,.0f} files/s, {self.bytes / elapsed_s / 1e6:,.1f} MB/s"
+        text = f"{self._what}: {share}{self.items:,} items, {rates}"
+        if self._total > self.items > 0:
+            text += f", about {elapsed_s * (self._total - self.items) / self.items:,.0f} s left"
+        return f"{text}, {self.failed:,} failed" if self.failed else text
 
-    def _start_bar(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    def _start_view(self) -> None:
+        from blobark.live import LiveView  # late: rich takes a tenth of a second
 
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[rates]}"),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            refresh_per_second=BAR_HZ,
-            transient=True,
+        view = LiveView(self._state, sys.stderr)
+        with contextlib.suppress(RuntimeError):  # no more threads: plain lines then
+            view.start()
+            self._view = view
+
+    def _state(self) -> State:
+        from blobark.live import State
+
+        under_way, recent = self.under_way, self._recent
+        # A large file counts while it is under way. Between its end and its outcome that must not go back.
+        self._most_bytes = max(self._most_bytes, self.bytes + (under_way.done_bytes() if under_way else 0))
+        return State(
+            what=self._what,
+            items=self.items,
+            all_items=self._total,
+            bytes=self._most_bytes,
+            all_bytes=self._total_bytes,
+            failed=self.failed,
+            seconds=time.monotonic() - self._started_s,
+            samples=recent() if recent else (),
+            longest=under_way.longest() if under_way else None,
         )
-        self._task = self._bar.add_task(self._what, total=self._total_bytes or self._total or None, rates="")
-        self._bar.start()
 
 
 def _say(text: str) -> None:

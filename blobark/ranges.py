@@ -19,6 +19,7 @@ from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import of_entry
 from blobark.model import Entry, Extent
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from metrics.stages import Stages
 
 GAP_BYTES = 64 * 1024
 """What lies between two files is read with them when it is not longer than this."""
@@ -88,32 +89,34 @@ def runs(extents: Sequence[Extent]) -> list[Run]:
     return found
 
 
-def read_together(store: Store, extents: Sequence[Extent]) -> list[bytes | ContentError]:
-    """Return what each extent names, or why it cannot be had."""
+def read_together(store: Store, extents: Sequence[Extent], stages: Stages) -> list[bytes | ContentError]:
+    """Return what each extent names, or why it cannot be had; note the time that decoding takes."""
     found: dict[int, bytes | ContentError] = {}
     for run in runs(extents):
-        found |= _read_run(store, extents, run)
+        found |= _read_run(store, extents, run, stages)
     return [found[place] for place in range(len(extents))]
 
 
-def _read_run(store: Store, extents: Sequence[Extent], run: Run) -> dict[int, bytes | ContentError]:
+def _read_run(store: Store, extents: Sequence[Extent], run: Run, stages: Stages) -> dict[int, bytes | ContentError]:
     try:
         data = memoryview(store.read(run.blob, run.offset, run.end - run.offset))
     except BlobNotFound:
         return dict.fromkeys(run.members, missing(run.blob))
     except ContentError as error:
-        return dict.fromkeys(run.members, error) | _read_what_is_left(store, extents, run)
+        return dict.fromkeys(run.members, error) | _read_what_is_left(store, extents, run, stages)
     found: dict[int, bytes | ContentError] = {}
     for (start, size), places in _by_frame(extents, run.members).items():
         wanted = [extents[place] for place in places]
-        parts = _parts(data[start - run.offset : start - run.offset + size], wanted)
+        parts = _parts(data[start - run.offset : start - run.offset + size], wanted, stages)
         if None in parts:  # perhaps only on its way
-            parts = _parts(_read_again(store, wanted[0]), wanted)
+            parts = _parts(_read_again(store, wanted[0]), wanted, stages)
         found |= {place: _DAMAGED if part is None else part for place, part in zip(places, parts, strict=True)}
     return found
 
 
-def _read_what_is_left(store: Store, extents: Sequence[Extent], run: Run) -> dict[int, bytes | ContentError]:
+def _read_what_is_left(
+    store: Store, extents: Sequence[Extent], run: Run, stages: Stages
+) -> dict[int, bytes | ContentError]:
     """Return what lies before the end of a blob that is shorter than it should be; nothing where that is not why."""
     try:
         size = store.stat(run.blob).size_bytes
@@ -123,7 +126,7 @@ def _read_what_is_left(store: Store, extents: Sequence[Extent], run: Run) -> dic
     left = [place for place, end in ends.items() if end <= size]
     if not left or len(left) == len(run.members):
         return {}
-    return _read_run(store, extents, Run(run.blob, run.offset, max(ends[place] for place in left), left))
+    return _read_run(store, extents, Run(run.blob, run.offset, max(ends[place] for place in left), left), stages)
 
 
 def _read_again(store: Store, extent: Extent) -> memoryview:
@@ -141,11 +144,11 @@ def _by_frame(extents: Sequence[Extent], places: Iterable[int]) -> dict[tuple[in
     return frames
 
 
-def _parts(stored: memoryview, extents: Sequence[Extent]) -> list[bytes | None]:
+def _parts(stored: memoryview, extents: Sequence[Extent], stages: Stages) -> list[bytes | None]:
     """Return the parts of one frame, or of one plain run; None for one that cannot be had of it."""
     most = max((extent.skip + extent.plain_length for extent in extents if extent.codec), default=0)
     try:
-        plain = b"".join(decoded([bytes(stored)], 0, most))
+        plain = b"".join(decoded([bytes(stored)], 0, most, stages))
     except ContentError:
         plain = b""
     parts: list[bytes | None] = []

@@ -10,6 +10,7 @@ from blobark.errors import SourceError
 from blobark.model import Entry
 from blobark.source import SourceTree
 from blobark.stores.base import BLOCK_SIZE_BYTES
+from metrics.stages import Stages
 
 
 class Reading(NamedTuple):
@@ -25,15 +26,19 @@ class Reading(NamedTuple):
 class Reader:
     """Reads doubtful files and compares their digests; runs on the engine's threads."""
 
-    def __init__(self, trees: list[SourceTree]) -> None:
+    def __init__(self, trees: list[SourceTree], stages: Stages) -> None:
         self._trees = trees
+        self._stages = stages
 
     def __call__(self, batch: list[tuple[int, Entry, Entry]]) -> list[Reading]:
         """Read a batch of (sequence, entry, previous entry)."""
-        return [self._read(job) for job in batch]
+        readings = [self._read(job) for job in batch]
+        self._stages.rest()
+        return readings
 
     def _read(self, job: tuple[int, Entry, Entry]) -> Reading:
         sequence, entry, previous = job
+        self._stages.begin(entry.raw_path, entry.size)
         try:
             descriptor = self._trees[entry.root].open(entry.raw_path)
         except SourceError as error:
@@ -44,6 +49,7 @@ class Reader:
             hasher = source.content_hasher(entry)
             for block in source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES):
                 hasher.update(block)
+                self._stages.progress(len(block))
             unchanged = source.same_version(entry, os.fstat(descriptor))
             return Reading(sequence, entry, previous, same=unchanged and hasher.hexdigest() == previous.digest)
         except SourceError as error:

@@ -29,7 +29,7 @@ from blobark.model import Entry, Outcome, Sent, Status
 from blobark.packs import PackWriter, Taken
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import Uploader, memory_cost
-from metrics.stages import READ
+from metrics.stages import DECODE, READ
 
 PACKED_ENTRY_BYTES = 2048
 READ_AT_ONCE = 32
@@ -88,6 +88,7 @@ class Sender:
             for number, (job, outcome) in enumerate(zip(batch, outcomes, strict=True)):
                 stages.item(job.entry.size, took_ns // len(batch))
                 outcome.tell(took_ns // len(batch), 0 if number else stages.repeats - repeats)
+            stages.rest()
             return outcomes
         with self._turn:
             read = [stages.took(READ, self._read_small, job.entry) for job in batch]
@@ -99,6 +100,7 @@ class Sender:
             before, repeats = repeats, stages.repeats
             outcome.tell(reading_ns + sending_ns, repeats - before)
             outcomes.append(outcome)
+        stages.rest()
         return outcomes
 
     def close(self) -> None:
@@ -121,6 +123,7 @@ class Sender:
             return _equal(job, known)
         if known is Claim.UNDER_WAY:
             return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
+        self._stages.begin(job.entry.raw_path, job.entry.size)
         try:
             return self._put_small(job, read) if read is not None else self._store_one(job)
         except content.DifferentContent:
@@ -129,8 +132,10 @@ class Sender:
             return failed(job, error.message)
 
     def _put_small(self, job: Job, read: _Read) -> Outcome:
-        root_name = self._root_names[job.entry.root]
-        put = partial(content.put_small, self._store, self._server, root_name, *read, md5=self._md5, level=self._level)
+        since_ns = self._stages.now()
+        ready = content.make_ready(self._server, *read, md5=self._md5, level=self._level)
+        self._stages.lap(DECODE, since_ns)
+        put = partial(content.put_small, self._store, self._server, self._root_names[job.entry.root], ready)
         if self._contents is None:
             return _stored(job, put())
         with self._sending(read[0]) as done:
@@ -152,12 +157,14 @@ class Sender:
         """Store a batch as a pack. What is not what was indexed, or holds not still, is left out of it."""
         outcomes: dict[int, Outcome] = {}
         packed: list[tuple[int, Entry]] = []
-        pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level)
+        whole = batch[0].entry.raw_path, sum(job.entry.size for job in batch), len(batch) - 1
+        pack = PackWriter(self._store, blob_name(self._server, batch[0].bundle), self._level, self._stages)
         try:
             for start in range(0, len(batch), READ_AT_ONCE):
                 jobs = batch[start : start + READ_AT_ONCE]
                 with self._turn:
                     read = [self._stages.took(READ, self._read_for_pack, job)[0] for job in jobs]
+                self._stages.begin(*whole)
                 known = iter(self._claim([found for found in read if not isinstance(found, Outcome)]))
                 for number, found in enumerate(read, start):
                     if isinstance(found, Outcome):
@@ -199,6 +206,7 @@ class Sender:
         return outcomes
 
     def _read_for_pack(self, job: Job) -> _Read | Outcome:
+        self._stages.begin(job.entry.raw_path, job.entry.size)
         try:
             descriptor = self._open(job.entry)
             try:
@@ -216,6 +224,7 @@ class Sender:
         """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
         if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
             return None
+        self._stages.begin(entry.raw_path, entry.size)
         try:
             descriptor = self._open(entry)
             try:
@@ -269,8 +278,9 @@ class Sender:
             finally:
                 contents.release_size(size)
         hasher = source.content_hasher(job.entry)
-        for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
-            hasher.update(piece)
+        with self._stages.timed(READ):
+            for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
+                hasher.update(piece)
         entry = replace(job.entry, digest=hasher.hexdigest())
         if not source.same_version(entry, os.fstat(descriptor)):
             return self._put_file(job, descriptor, status)

@@ -6,6 +6,7 @@ from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE
 from blobark.foresight import ForecastResult
 from blobark.sweep import SweepResult
+from blobark.trend import Month
 
 Rows = list[tuple[str, str]]
 MEASURING = (ForecastResult, DrillResult, SweepResult)
@@ -53,6 +54,10 @@ def _drill(result: DrillResult) -> Rows:
     ]
     same = [earlier for earlier in result.earlier if earlier.share == result.share][-TREND:]
     rows += [(e.time, f"{duration(e.seconds)}, {size(round(e.bytes_per_s))}/s, {e.result}") for e in same]
+    if len(result.months) > 1:
+        rows += [
+            (m.month, f"{size(round(m.bytes_per_s))}/s, median of {m.drills:,}{_faults(m)}") for m in result.months
+        ]
     rows.append(("this one", f"{duration(result.seconds)}, {size(round(result.bytes_per_s))}/s"))
     if result.slowdown is None:
         rows.append(("trend", "none yet: there are fewer than three earlier drills of this share"))
@@ -62,6 +67,10 @@ def _drill(result: DrillResult) -> Rows:
     rows.append(("in the store", result.stored_as or "NO (see above)"))
     rows.append(("public key", result.public_key))
     return rows + ([("kept in", result.kept_in)] if result.kept_in else [])
+
+
+def _faults(month: Month) -> str:
+    return f", {month.different:,} different" if month.different else ""
 
 
 def _sweep(result: SweepResult) -> Rows:

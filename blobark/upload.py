@@ -27,7 +27,7 @@ from blobark import blocklist, blocks, source
 from blobark.blocks import READ_BYTES
 from blobark.codec import SAMPLE_BYTES, ZSTD, encode_where_it_pays, pays
 from blobark.config_keys import Delta
-from blobark.content import DifferentContent, Stored, blob_meta, check_same, put_small, read_small
+from blobark.content import DifferentContent, Stored, blob_meta, check_same, make_ready, put_small, read_small
 from blobark.engine import Engine
 from blobark.errors import BlobExists, BlobNotFound, BlocksLost, ContentError, SourceError
 from blobark.extents import cited, joined, sources
@@ -134,7 +134,9 @@ class Uploader:
         raise SourceError("changed each time it was read")
 
     def _put_small(self, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
-        return put_small(self._store, self._server, root_name, entry, data, md5=md5, level=self._level)
+        with self._stages.timed(DECODE):
+            ready = make_ready(self._server, entry, data, md5=md5, level=self._level)
+        return put_small(self._store, self._server, root_name, ready)
 
     def _put_large(
         self, root_name: bytes, entry: Entry, descriptor: int, previous: Entry | None, *, last: bool
@@ -198,6 +200,7 @@ class Uploader:
         reading = _Reading()
         hasher = source.content_hasher(entry)
         key = blob_name(self._server, entry.guid)
+        self._stages.begin(entry.raw_path, entry.size)
 
         def pieces() -> Iterator[_Piece]:
             offset = 0
@@ -206,6 +209,7 @@ class Uploader:
                 since_ns = self._stages.lap(READ, since_ns)
                 hasher.update(data)
                 size, digest = len(data), blocks.digest_of(data)
+                self._stages.progress(size)
                 since_ns = self._stages.lap(DECODE, since_ns)
                 there = old.get(digest)
                 if cite and there is not None:

@@ -285,7 +285,7 @@ class Verification:
         items, size = self._inventory.to_read()
         self._context.reporter.begin("verify: read", items, size)
         begun_s = time.monotonic()
-        comparer = Comparer(self._store, self._server)
+        comparer = Comparer(self._store, self._server, self._context.engine.stages)
         near_each_other = neighbourhoods(self._inventory.pieces())
         for near, damages in self._context.engine.run(near_each_other, comparer.read_pieces, cost=cost_of):
             runs = {(piece.extent.stored_offset, piece.extent.stored_length) for piece in near}

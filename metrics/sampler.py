@@ -16,13 +16,16 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 
 from metrics.readings import Readings
 from metrics.runlog import RunLog
 from metrics.stages import REQUEST, Stages
+
+RECENT = 16
+"""So many samples are kept in memory."""
 
 
 class Sampler:
@@ -59,6 +62,7 @@ class Sampler:
         self._thread = threading.Thread(target=self._sample_until_stopped, name="blobark-sampler", daemon=True)
         self._is_running = False
         self._warnings: dict[str, None] = {}
+        self._recent: tuple[Mapping[str, object], ...] = ()
 
     def __enter__(self) -> Sampler:
         self._start_s = time.monotonic()
@@ -99,6 +103,10 @@ class Sampler:
         """What could not be written, and why; a cause that lasts stands there once."""
         return tuple(self._warnings)
 
+    def recent(self) -> Sequence[Mapping[str, object]]:
+        """Return the last RECENT samples, for whoever shows them while the run goes on."""
+        return self._recent
+
     @property
     def peak_rss_bytes(self) -> int:
         """The most memory that the run's processes were seen to have in RAM."""
@@ -138,7 +146,9 @@ class Sampler:
         clock = {"t_s": self._elapsed_s(), "time": _utc_now()}
         stages = self._stages
         times = {"stages_s": stages.seconds(), "requests": stages.count(REQUEST), "moved_bytes": stages.moved_bytes()}
-        return {**clock, **self._readings.read(), **times, "counters": counters}
+        sample = {**clock, **self._readings.read(), **times, "counters": counters}
+        self._recent = (*self._recent[1 - RECENT :], sample)
+        return sample
 
     def _elapsed_s(self) -> float:
         return round(time.monotonic() - self._start_s, 3)

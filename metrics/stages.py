@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
+from metrics.under_way import UnderWay
+
 STAGES: Final = ("held", "request", "decode", "read", "write", "metadata", "compare", "turn")
 """Held back by a limit, the store's brake or the pause before a repetition; one try of a call of the store, from
 sending it to its last byte; decoding and digesting; reading the source; writing content; directories, owners, modes,
@@ -55,6 +57,8 @@ class Stages:
         memory = memoryview(mmap.mmap(-1, self._rows * (_TOTALS + _CELLS) * _BYTES)).cast("q")
         # The totals lie together, so that reading them every second touches few pages.
         self._totals, self._cells = memory[: self._rows * _TOTALS], memory[self._rows * _TOTALS :]
+        self.under_way = UnderWay(self._rows)
+        """What each thread has in hand."""
         self.share(0, 1)
 
     def share(self, number: int, of: int) -> None:
@@ -117,6 +121,19 @@ class Stages:
         cells[at] += 1
         cells[at + 1] += took_ns
 
+    def begin(self, name: bytes, size_bytes: int, others: int = 0) -> None:
+        """Say what this thread works on from now on: an item, and so many others together with it."""
+        name = b"%b and %d more" % (name, others) if others else name
+        self.under_way.begin(self._mine.number, name, size_bytes)
+
+    def progress(self, size_bytes: int) -> None:
+        """Say that so much more of it is done; for what takes long."""
+        self.under_way.add(self._mine.number, size_bytes)
+
+    def rest(self) -> None:
+        """Say that this thread has nothing in hand."""
+        self.under_way.end(self._mine.number)
+
     def seconds(self) -> dict[str, float]:
         """Return the seconds of each stage, in all threads together."""
         return {name: round(sum(self._totals[place::_TOTALS]) / 1e9, 6) for place, name in enumerate(STAGES)}
@@ -169,7 +186,8 @@ class _Row(threading.local):
 
     def __init__(self, stages: Stages) -> None:
         self.lease = stages._lease()  # noqa: SLF001 - both are one thing in two scopes
-        self.row = stages._views(self.lease.row)  # noqa: SLF001
+        self.number = self.lease.row
+        self.row = stages._views(self.number)  # noqa: SLF001
         self.repeats = 0
 
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 from azure.storage.blob import ContainerClient
 
+from blobark import evidence
 from tests.runs import Run, Workspace, wait_until
 from tests.small_disk import SmallDisk
+from tests.trees import write
 
 FILES = 40
 
@@ -89,6 +93,55 @@ def test_a_restore_of_a_sample_is_the_same_sample_and_a_map_has_none(workspace: 
     assert "a map has none" in refused.stderr
 
 
+STORED_AS: dict[str, dict[str, Any]] = {
+    "packs": {"pack_below": "64KiB"},
+    "frames": {"compression": "zstd"},
+    "equal once": {"dedupe": True},
+    "all": {"pack_below": "64KiB", "compression": "zstd", "dedupe": True},
+}
+
+
+@pytest.fixture(params=STORED_AS)
+def other_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Workspace:
+    """Small, equal, large, linked and sparse files, stored in each way but the plain one."""
+    dice, source = Random(7), tmp_path / "source"
+    for number in range(FILES):
+        write(source / f"{number % 3}" / f"small-{number:02}", dice.randbytes(600) + b"text " * 300)
+    large = dice.randbytes(9 << 20)
+    for name in ("large", "equal"):
+        write(source / name, large)
+    for number in range(4):
+        write(source / "equal-ones" / f"{number}", b"the same " * 500)
+    (source / "linked").hardlink_to(source / "1" / "small-01")
+    with (source / "sparse").open("wb") as file:
+        file.seek(1 << 20)
+        file.write(b"end" * 1000)
+    made = Workspace(tmp_path / "work", source, server="web1", **STORED_AS[request.param])
+    made.backup()
+    return made
+
+
+def test_it_compares_whatever_way_the_content_is_stored(other_storage: Workspace) -> None:
+    run = other_storage.run("drill", "--full")
+    assert (run.result["failed"], run.result["files"]) == ([], FILES + 7)
+    for share in ("30%", "60%"):
+        tree = other_storage.run("drill", "--sample", share, "--keep").result["kept_in"]
+        kept = sum(path.is_file() for path in Path(tree).rglob("*"))
+        assert 5 < kept < FILES
+        shutil.rmtree(Path(tree).parent)
+    damaged = [blob for blob in other_storage.store.glob("[0-9a-f][0-9a-f]/*") if blob.stat().st_size > 8000]
+    for blob in damaged:
+        data = bytearray(blob.read_bytes())
+        data[len(data) // 2] ^= 1
+        blob.write_bytes(data)
+    run = other_storage.run("drill", "--full", expect=3)
+    named = {path for path, _ in run.result["failed"]}
+    assert {"large", "equal"} <= named
+    assert named < {str(path.relative_to(other_storage.source)) for path in other_storage.source.rglob("*")}
+    assert evidence_of(run)["result"] == "different"
+    assert leftovers(other_storage) == []
+
+
 def test_what_cannot_be_restored_is_named_and_signed(workspace: Workspace) -> None:
     key = workspace.guids()["below/7"]
     (blob,) = workspace.store.rglob(key)
@@ -156,7 +209,32 @@ def test_earlier_drills_come_from_the_store_when_the_state_is_lost(workspace: Wo
         workspace.run("drill", "--full")
     for file in (workspace.state / "drills").iterdir():
         file.unlink()
-    assert len(workspace.run("drill", "--full").result["earlier"]) == 3
+    assert len(workspace.run("drill", "--full", "--slowdown", "100000%").result["earlier"]) == 3
+
+
+def test_the_trend_of_months_is_shown(workspace: Workspace) -> None:
+    document = evidence_of(workspace.run("drill", "--full"))
+    del document["signature"]
+    for month, speed in (("2026-08", 8e6), ("2026-09", 4e6), ("2026-09", 6e6), ("2026-09", 6.1e6)):
+        for day in ("02", "17"):
+            started = f"{month}-{day}T03:00:00Z"
+            old = {
+                **document,
+                "started": started,
+                "bytes_per_s": speed,
+                "result": "same" if speed > 4e6 else "different",
+            }
+            name = f"{month}-{day}-030000-{speed:09.0f}.json"
+            (workspace.state / "drills" / name).write_bytes(evidence.encode(evidence.sign(old, workspace.state)))
+    run = workspace.run("drill", "--full", "--slowdown", "100000%")
+    assert run.stderr == ""
+    assert [(m["month"], m["drills"], m["different"], m["bytes_per_s"]) for m in run.result["months"]][:2] == [
+        ("2026-08", 2, 0, 8e6),
+        ("2026-09", 6, 2, 6.05e6),
+    ]
+    shown = workspace.execute("drill", "--full", "--slowdown", "100000%").stdout.decode()
+    assert "2026-09" in shown
+    assert "6.0 MB/s, median of 6, 2 different" in shown or "6.1 MB/s, median of 6, 2 different" in shown
 
 
 def test_evidence_that_was_changed_is_left_out_of_the_trend(workspace: Workspace) -> None:
@@ -177,6 +255,29 @@ def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
         assert process.wait(60) == 130
     assert leftovers(workspace) == []
     assert not (workspace.state / "drills").exists()
+
+
+def test_what_a_killed_drill_has_left_the_next_one_removes(workspace: Workspace, tmp_path: Path) -> None:
+    kept = Path(workspace.run("drill", "--keep").result["kept_in"])
+    workspace.configure(max_requests_per_s=5)
+    with workspace.started("drill", "--full") as process:
+        wait_until(
+            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.rglob("*")), process
+        )
+        (running,) = leftovers(workspace)
+        workspace.configure(max_requests_per_s="none", state_dir=str(tmp_path / "other-state"))
+        quick = workspace.run("drill")  # beside one that still runs
+        assert "killed" not in quick.stderr
+        assert leftovers(workspace) == [running]
+        process.kill()
+        process.wait()
+    link = running.with_name(running.name + "-link")
+    link.symlink_to(workspace.source)
+    again = workspace.run("drill")
+    assert f"removing {running}, which a trial that was killed has left" in again.stderr
+    assert leftovers(workspace) == [link]
+    assert (workspace.source / "below" / "1").exists()
+    assert kept.is_dir()
 
 
 def test_directories_that_nobody_may_enter_are_removed_too(workspace: Workspace) -> None:

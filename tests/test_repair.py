@@ -233,13 +233,13 @@ def test_equal_content_that_is_lost_is_sent_again(
 
 def test_segments_header_and_description_come_from_the_state(machine: Machine) -> None:
     machine.backup()
-    before = blobs(machine, "blobark/")
+    before = {key: data for key, data in blobs(machine, "blobark/web1/").items() if "/lock" not in key}
     for key, data in before.items():
         machine.damage(key, flipped(data, len(data) // 2))
     assert mend(machine, expect=3)["mended"] == 2
     assert mend(machine, expect=3)["mended"] == len(before) - 2  # what a header names, once that is mended
     assert mend(machine)["damaged"] == 0
-    after = blobs(machine, "blobark/")
+    after = {key: machine.blob(key) for key in before}
     owner = "blobark/web1/server.json"
     assert {**after, owner: b""} == {**before, owner: b""}
     assert json.loads(after[owner])["host"] == json.loads(before[owner])["host"]

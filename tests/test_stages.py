@@ -15,6 +15,7 @@ import pytest
 from metrics.processes import Processes
 from metrics.stages import DECODE, METADATA, REQUEST, STAGES, WRITE, Stages
 from tests.runs import Workspace
+from tools.compare import differences
 
 
 def noted(stages: Stages, stage: int, took_ns: int) -> None:
@@ -185,6 +186,27 @@ def test_save_and_restore_tell_where_their_time_went(workspace: Workspace) -> No
     workspace.run("restore")
     again = counts(log_of(workspace.metrics))
     assert (again["compare"], again["write"]) == (61, 0)
+
+
+@pytest.mark.parametrize("settings", [{"pack_below": "64KiB"}, {"pack_below": "0"}])
+def test_decoding_of_frames_is_told_too(tmp_path: Path, settings: dict[str, str]) -> None:
+    dice, source, small, blocks = random.Random(1), tmp_path / "source", 30, 4
+    source.mkdir()
+    for number in range(small):
+        (source / f"{number}").write_bytes(bytes(dice.choices(b"abcd", k=8000)))
+    large = bytes(dice.choices(b"abcd", k=12 << 20))
+    (source / "large").write_bytes(large)
+    workspace = Workspace(tmp_path / "work", source, compression="zstd", max_workers=1, **settings)
+    workspace.backup()
+    workspace.run("restore")
+    save, restore = log_of(workspace.folder / "save-metrics.json"), log_of(workspace.metrics)
+    # Each content is digested once; each frame is decoded once, and the pack is one frame.
+    frames = 1 if settings["pack_below"] != "0" else small
+    assert counts(restore)["decode"] >= small + frames + 2 * blocks
+    assert counts(save)["decode"] >= frames + 2 * blocks
+    for log in (save, restore):  # at no speed of this machine are 12 MB of zstd done in less
+        assert log["stages"]["decode"]["seconds"] > 0.005
+    assert not differences(str(source), str(workspace.restored))
 
 
 def test_a_run_log_names_settings_and_failures_and_no_secret(workspace: Workspace) -> None:

@@ -52,6 +52,22 @@ def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspac
     assert not workspace.metrics.exists()
 
 
+def test_packs_frames_and_equal_files_are_swept_too(workspace: Workspace) -> None:
+    for name in ("equal", "again"):
+        (workspace.source / name).write_bytes(b"the same " * 1000)
+    (workspace.source / "large").write_bytes(b"large" * (2 << 20))
+    settings = {"pack_below": "64KiB", "compression": "zstd", "dedupe": True}
+    workspace.configure(
+        store=str(workspace.folder / "other"), state_dir=str(workspace.folder / "other-state"), **settings
+    )
+    workspace.backup()
+    options = ("--workers", "1,auto", "--repeat", "1", "--out", str(workspace.folder / "out.html"))
+    assert workspace.run("sweep", *options).result["files"] == 33
+    sampled = workspace.run("sweep", *options, "--sample", "50%").result
+    assert 5 < sampled["files"] < 30
+    assert leftovers(workspace) == []
+
+
 def test_the_order_is_that_of_the_seed_and_the_sample_is_a_sample(workspace: Workspace) -> None:
     orders = []
     for seed in ("1", "1", "5"):

@@ -15,6 +15,8 @@ from rich.console import Console
 from rich.text import Text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+VIEW = re.compile(r"\x1b\[\?25l.*?\x1b\[\?25h(?:\r|\x1b\[2K|\x1b\[1A)*", re.DOTALL)
+"""The live view of a run, from the moment it hides the cursor until it has taken itself away."""
 
 
 def main() -> int:
@@ -28,14 +30,21 @@ def main() -> int:
 
     os.environ["COLUMNS"] = "92"
     status = pty.spawn([sys.executable, str(REPOSITORY / "tools" / "demo.py"), *sys.argv[1:]], keep)
-    text = re.sub(r"\x1b\[\?25[lh]", "", shown.decode(errors="replace").replace("\r\n", "\n"))
-    lines = [_shorter(re.split(r"\r|\x1b\[2K|\x1b\[1A", line)[-1]) for line in text.split("\n")]
+    text = VIEW.sub(_one_frame, shown.decode(errors="replace")).replace("\r\n", "\n")
+    lines = [_shorter(line) for line in text.split("\n")]
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=92, file=nowhere, force_terminal=True)
         console.print("[bold]$ python3 dev.py demo[/bold]")
         console.print(Text.from_ansi("\n".join(lines)))
         console.save_svg(str(REPOSITORY / "docs" / "demo.svg"), title="Blobark")
     return os.waitstatus_to_exitcode(status)
+
+
+def _one_frame(view: re.Match[str]) -> str:
+    """Return what the view showed when two thirds of the run were done."""
+    frames = re.split(r"(?:\r|\x1b\[2K|\x1b\[1A|\x1b\[\?25[lh])+(?!\n)", view[0])
+    seen = [frame.strip("\r\n") for frame in frames if frame.strip()]
+    return seen[len(seen) * 2 // 3] + "\n" if seen else ""
 
 
 def _shorter(line: str) -> str:
