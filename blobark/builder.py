@@ -55,6 +55,7 @@ class IndexResult:
     """Regular files that are no line of the map: further hard links, sparse files, and what is no blob of its own."""
     roots: list[Root] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
+    journal: str = ""
     tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in TALLIES})
 
 

@@ -151,6 +151,7 @@ def save_draft(
         measured.sampler(context, "save", log, watched, server=server) as sampler,
     ):
         saver = Saver(context, catalog, store, server, roots, trash)
+        saver.result.journal = context.items.file
         saver.store()
         header = publish(context, catalog, store, saver, lock, lost=len(lost))
         saver.result.failed.extend(lost)

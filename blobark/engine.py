@@ -116,9 +116,12 @@ class Turn:
 
 
 def beside(work: Callable[[], None], name: str) -> threading.Thread:
-    """Start `work` in a thread of its own, which keeps no process from ending, and return it."""
+    """Start `work` in a thread of its own, which keeps no process from ending, and return it. Raises `Fatal`."""
     thread = threading.Thread(target=work, name=name, daemon=True)
-    thread.start()
+    try:
+        thread.start()
+    except RuntimeError:  # the system gives us no more of them
+        raise _no_thread() from None
     return thread
 
 
@@ -273,7 +276,7 @@ class _Run(Generic[Job, Result]):
                 new.start()
             except RuntimeError:  # the system gives us no more of them
                 if not self._serving:
-                    raise Fatal("no thread can be started", "raise the limits for processes and memory") from None
+                    raise _no_thread() from None
                 return
             if len(self._threads) >= 2 * self._engine.workers:
                 self._threads = [thread for thread in self._threads if thread.is_alive()]
@@ -309,3 +312,7 @@ class _Run(Generic[Job, Result]):
             except BaseException as raised:  # it is raised again where the results are read
                 error = raised
             self._done.put(_Done(batch, results, cost, error, began_s, time.monotonic() - began_s))
+
+
+def _no_thread() -> Fatal:
+    return Fatal("no thread can be started", "raise the limits for processes and memory")

@@ -48,6 +48,7 @@ def build(
     result = IndexResult(server=resolve_server(context, catalog, adopt))
     started_ns = now_ns()
     context.items.begin(server=result.server, host=identity.this_host().name)
+    result.journal = context.items.file
     context.reporter.begin("index", 0, 0)
     if not catalog.has_draft():
         adopt_latest(context, catalog, result.server)

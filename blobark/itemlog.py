@@ -101,6 +101,8 @@ class ItemLog:
         self._left = keep
         self._warn = warn
         self._fd = -1
+        self.file = ""
+        """Where it is written, "" before `begin`."""
         self._buffer = bytearray()
         self._flushed_s = 0.0
         encoder = msgspec.json.Encoder()
@@ -119,7 +121,7 @@ class ItemLog:
         run = Run(FORMAT, self._command, started=started, tool=f"blobark {__version__}", **facts)
         try:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = _new_file(self._folder, f"{re.sub('[-:]', '', started)}-{self._command}")
+            self._fd, self.file = _new_file(self._folder, f"{re.sub('[-:]', '', started)}-{self._command}")
             self._write(self._encode(run) + b"\n")
             for name in sorted(filter(_NAME.fullmatch, os.listdir(self._folder)))[: -self._left]:
                 (self._folder / name).unlink(missing_ok=True)
@@ -193,16 +195,17 @@ class ItemLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-        self._folder = None
+        self._folder, self.file = None, ""
         if self._warn is not None:
             self._warn(f"warning: the journal cannot be written ({error.strerror})")
 
 
-def _new_file(folder: Path, stem: str) -> int:
+def _new_file(folder: Path, stem: str) -> tuple[int, str]:
     for number in range(1, 1000):
         name = f"{stem}-{number}.jsonl" if number > 1 else f"{stem}.jsonl"
         with contextlib.suppress(FileExistsError):
-            return os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            made = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            return made, str(folder / name)
     raise FileExistsError(0, "a thousand runs in one second")
 
 

@@ -70,6 +70,8 @@ class RestoreResult:
     usable_s: float | None = None
     """Seconds until all that has priority was there; None: not all is, or nothing has."""
     failed: list[tuple[str, str]] = field(default_factory=list)
+    journal: str = ""
+    """Where it is written down what became of each item; "" where it is not."""
     peak_rss_bytes: int = 0
     workers: int = 0
     """Transfers at a time, as they were in the end."""

@@ -148,6 +148,7 @@ def _run(
         facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
         text, b64 = text_or_b64(os.fsencode(root))
         context.items.begin(**facts, host=identity.this_host().name, target=text, target_b64=b64)
+        restorer.result.journal = context.items.file
         log = context.config.metrics_log_file
         with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
             _restore(context, restorer, wanted, options.share, started_s)

@@ -39,6 +39,8 @@ class SaveResult:
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    journal: str = ""
+    """Where it is written down what became of each item; "" where it is not."""
     segments_sent: int = 0
     """Parts of the manifest that the store did not have; 0 where nothing has changed."""
     workers: int = 0

@@ -39,6 +39,7 @@ HASTE_SHARE = 1 / 30
 """When a renewal has failed the next one is tried after such a part of it."""
 CHECK_S = 60.0
 """How long a check goes on trying."""
+AGAIN = "run it again to go on where it stopped"
 FAREWELL_S = 2.0
 LOOK_UP_S = 0.5
 
@@ -101,7 +102,7 @@ class StoreLock:
             self._context.check_stop()
             if time.monotonic() > until_s:
                 why = self._fault.message if self._fault is not None else "there is no answer"
-                raise LockLost(f"{self._name} could not be renewed: {why}", "run it again to go on where it stopped")
+                raise LockLost(f"{self._name} could not be renewed: {why}", AGAIN)
             with self._changed:
                 self._asked = True
                 self._changed.notify_all()
@@ -110,8 +111,7 @@ class StoreLock:
     def check_not_lost(self) -> None:
         """Raise `LockLost` when it is known to be."""
         if self._taken is not None:
-            hint = "nothing was published; run it again to go on where it stopped"
-            raise LockLost(f"{self._name} was lost, {self._taken.message}", hint)
+            raise LockLost(f"this run has lost its lock: {self._taken.message}", AGAIN)
 
     def end(self) -> None:
         """Let go of the lock; a request that hangs is waited for two seconds."""

@@ -29,8 +29,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
     elif isinstance(result, BackupResult):
         saved = _save_plan(result.save, config) if dry_run else _save(result.save, config, seconds)
-        rows = [row for row in (*_index(result.index, config), *saved) if row[0] != "failed"]
-        rows += _failures(result.failed)
+        rows = [row for row in (*_index(result.index, config), *saved) if row[0] not in ("failed", "journal")]
+        rows += _failures(result.failed, result.save.journal)
     elif isinstance(result, DoctorResult):
         rows = _doctor(result)
     elif isinstance(result, RebuildResult):
@@ -88,7 +88,7 @@ def _index(result: IndexResult, config: Config) -> Rows:
     rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
     if result.unmapped:
         rows.append(("files not in the map", f"{result.unmapped:,} (hard links, sparse; in packs, compressed, equal)"))
-    return rows + _failures(result.errors)
+    return rows + _failures(result.errors, result.journal)
 
 
 def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
@@ -118,7 +118,7 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
         rows.append(("stored anew, to leave dead blobs", f"{result.rewritten:,}"))
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
-    return rows + _failures(result.failed)
+    return rows + _failures(result.failed, result.journal)
 
 
 def _packed(result: SaveResult) -> Rows:
@@ -164,7 +164,7 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
         rows.append(("was archived", _archived(result)))
     if result.left:
         rows.insert(3, ("left as they are", f"{result.left:,}"))
-    return rows + _failures(result.failed)
+    return rows + _failures(result.failed, result.journal)
 
 
 def _restore_plan(result: RestoreResult) -> Rows:
@@ -224,8 +224,9 @@ def _requests(requests: dict[str, int]) -> Rows:
     return [(f"requests: {kind}", f"{count:,}") for kind, count in requests.items()]
 
 
-def _failures(failed: list[tuple[str, str]]) -> Rows:
-    return [("failed", f"{len(failed):,} (named above)")] if failed else []
+def _failures(failed: list[tuple[str, str]], journal: str = "") -> Rows:
+    rows = [("failed", f"{len(failed):,} (named above)")] if failed else []
+    return [*rows, ("journal", journal)] if failed and journal else rows
 
 
 def _rate(items: int, count: int, seconds: float) -> str:

@@ -153,7 +153,7 @@ def test_a_store_that_goes_away_and_comes_back(
 ) -> None:
     workspace.run("index")
     with workspace.started("save") as process:
-        wait_until(lambda: proxy.requests["PUT"] >= 3, process)
+        wait_until(lambda: len(proxy.logged("PUT", CONTENT)) >= 3, process)
         with proxy.refusing():
             time.sleep(0.5)  # as long as it is away
         output, errors = process.communicate(timeout=60)

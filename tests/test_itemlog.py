@@ -186,6 +186,7 @@ def save_badly(workspace: Powerless, source: Path) -> Path:
         (source / name).chmod(0)
     run = workspace.run("backup", expect=3)
     assert set(run.result["save"]["failed"][0]) >= {f"{source}/a"}
+    assert run.result["index"]["journal"] == run.result["save"]["journal"] == str(journals(workspace)[-1])
     _, lines, last = newest(workspace)
     failed = {line["path"]: line["error"] for line in lines if line["action"] == "failed"}
     assert set(failed) == {f"{source}/a", f"{source}/sub/c"}
@@ -257,6 +258,7 @@ def restore_badly(workspace: Powerless, source: Path) -> Path:
     for name in ("sub/c", "z-link"):
         (workspace.restored / name).mkdir(parents=True)
     run = workspace.run("restore", expect=3)
+    assert run.result["journal"] == str(journals(workspace)[-1])
     assert {path for path, _ in run.result["failed"]} == {"sub/c", "sub/z-link", "z-link"}
     for name in ("sub/c", "z-link"):
         (workspace.restored / name).rmdir()

@@ -72,7 +72,7 @@ def test_a_limited_run_ends_soon_when_asked_to(workspace: Workspace, proxy: Faul
     workspace.configure(max_bandwidth="64KiB")  # the first block waits for two minutes
     command = [*workspace.command("save"), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while proxy.requests["PUT"] < 3:
+        while len(proxy.logged("PUT", "/web1_")) < 3:
             assert process.poll() is None, process.communicate()
             time.sleep(0.005)
         begun = time.monotonic()
