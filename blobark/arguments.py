@@ -12,17 +12,10 @@ from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.arguments_pruning import COMMANDS as PRUNING_COMMANDS
+from blobark.arguments_restore import RESTORE
 from blobark.backup import BackupOptions, run_backup
-from blobark.command import Command, share, snapshot_number
-from blobark.commands import (
-    IndexOptions,
-    RestoreOptions,
-    SaveOptions,
-    run_doctor,
-    run_index,
-    run_restore,
-    run_save,
-)
+from blobark.command import Command
+from blobark.commands import IndexOptions, SaveOptions, run_doctor, run_index, run_save
 from blobark.completion import SHELLS, list_script
 from blobark.context import Context
 from blobark.doctor import NEEDS
@@ -56,7 +49,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     """Return the options; raises `SystemExit` after --help and --version, `ConfigError` for a mistake."""
     if command is not None:
-        return _one(command, COMMANDS[command].script).parse_args(argv, argparse.Namespace(command=command))
+        return _one(command, COMMANDS[command].script).parse_intermixed_args(argv, argparse.Namespace(command=command))
     about = "GUID-indexed backup and restore for Azure Blob Storage and folders."
     listed = "\n".join(f"  {name:<9}{item.about}" for name, item in COMMANDS.items())
     parser = _Parser(
@@ -75,7 +68,7 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1)
         parser.error(f"there is no command {name}" + (f", did you mean {near[0]}?" if near else ""))
-    return _one(name, f"blobark {name}").parse_args(argv[1:], argparse.Namespace(command=name))
+    return _one(name, f"blobark {name}").parse_intermixed_args(argv[1:], argparse.Namespace(command=name))
 
 
 def every_command() -> argparse.ArgumentParser:
@@ -164,45 +157,6 @@ def _run_backup(context: Context, options: argparse.Namespace) -> Any:
     return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
 
 
-def _restore_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--snapshot", type=snapshot_number, default=0, metavar="N", help="a snapshot's number (default: latest)"
-    )
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
-    parser.add_argument("--to", dest="restore_root", metavar="DIR", help="restore below DIR instead of restore_root")
-    text = "what becomes of files that are there already (default: if-changed, by content)"
-    parser.add_argument("--overwrite", choices=("always", "if-changed", "never"), default="if-changed", help=text)
-    text = "restore what a bare {guid: path} JSON names, without a snapshot"
-    parser.add_argument("--map", type=Path, dest="map_path", metavar="FILE", help=text)
-    text = "restore this share of the files, such as 5%%, always the same ones of a snapshot"
-    parser.add_argument("--sample", type=share, default=1.0, dest="share", metavar="SHARE", help=text)
-    text = "in place of the configuration's: a number, or auto"
-    parser.add_argument("--max-workers", metavar="N", help=text)
-    parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
-    text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
-    parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
-    text = "restore again what failed in the run with this journal, of the same snapshot, to the same place"
-    parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
-    text = "with --map: take this off each path (default: source_path)"
-    parser.add_argument("--strip-prefix", default="", metavar="PATH", help=text)
-
-
-def _run_restore(context: Context, options: argparse.Namespace) -> Any:
-    chosen = RestoreOptions(
-        snapshot=options.snapshot,
-        server=options.server,
-        map_path=options.map_path,
-        strip_prefix=options.strip_prefix,
-        overwrite=options.overwrite,
-        rehydrate=options.rehydrate,
-        share=options.share,
-        retry_failed=options.retry_failed,
-        to_given=options.restore_root is not None,
-        dry_run=options.dry_run,
-    )
-    return run_restore(context, chosen)
-
-
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
     text = "what this machine is to do (may be repeated; default: all of these but prune)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
@@ -259,14 +213,7 @@ COMMANDS = {
         _save_options,
         _run_save,
     ),
-    "restore": Command(
-        "restore_blob.py",
-        "rebuild the tree below restore_root, in parallel, sampling the machine",
-        "\n--snapshot 12 --to /srv/restored\n--server web1 --dry-run\n--map saved.json --strip-prefix /srv/data"
-        "\n--rehydrate high",
-        _restore_options,
-        _run_restore,
-    ),
+    "restore": RESTORE,
     "backup": Command(
         "blobark backup",
         "index and save in one run, as a schedule wants it",

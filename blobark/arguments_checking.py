@@ -32,7 +32,7 @@ def _verify(context: Context, options: argparse.Namespace) -> Listing:
 
 
 def _repair_options(parser: argparse.ArgumentParser) -> None:
-    text = "what `verify --read --json` has printed: the blobs that it names are read again, too"
+    text = "what a verification has printed with --json: the blobs that it names are read again, too"
     parser.add_argument("found", nargs="?", type=Path, metavar="FILE", help=text)
     parser.add_argument("--yes", action="store_true", help="mend (default: only find out what could be mended)")
     parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import fnmatch
 import heapq
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import NamedTuple
@@ -37,6 +37,8 @@ class Tree:
 
     header: Header
     manifest: snapshot.Manifest
+    _first_keys: dict[int, SortKey] = field(default_factory=dict, repr=False, compare=False)
+    """Where the segments begin that were read while a path was looked for."""
 
     @classmethod
     def open(cls, store: Store, server: str, number: int = 0) -> Tree:
@@ -84,13 +86,32 @@ class Tree:
         entry = next(self.below(place), None)
         return entry if entry is not None and entry.raw_path == place.path else None
 
+    def refs_of(self, places: Iterable[Place]) -> list[SegmentRef]:
+        """Return the segments that may have these paths, what lies below them, and the directories above them."""
+        wanted: set[int] = set()
+        for place in places:
+            root, path = place
+            above = path
+            while above:
+                above = above.rpartition(b"/")[0]
+                wanted.add(self._segment_at(sort_key(root, above)))
+            key = sort_key(*place)
+            after = (root, key[1] + b"\1") if path else (root + 1, b"")
+            last = self._segment_at(after)
+            wanted.update(range(self._segment_at(key), last + 1))
+        return [self.header.segments[number] for number in sorted(wanted)] if self.header.segments else []
+
+    def _first_key(self, number: int) -> SortKey:
+        if number not in self._first_keys:
+            self._first_keys[number] = self._read(self.header.segments[number])[0].sort_key
+        return self._first_keys[number]
+
     def _segment_at(self, key: SortKey) -> int:
         """Return the place of the last segment that does not begin after `key`."""
         low, high = 0, len(self.header.segments) - 1
         while low < high:
             middle = (low + high + 1) // 2
-            first = self._read(self.header.segments[middle])[0]
-            low, high = (middle, high) if first.sort_key <= key else (low, middle - 1)
+            low, high = (middle, high) if self._first_key(middle) <= key else (low, middle - 1)
         return max(low, 0)
 
     def _read(self, ref: SegmentRef) -> list[Entry]:

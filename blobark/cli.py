@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from blobark import arguments, summary
+from blobark.arguments_restore import to_stdout
 from blobark.command import Command
 from blobark.config import Config, load
 from blobark.context import Context
@@ -34,6 +35,7 @@ from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.load import Limits
 from blobark.stores.retry import Retrying
+from blobark.streaming import Stream
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Where the scripts lie, and the configuration that they use when there is none in the current folder."""
@@ -112,6 +114,8 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
         result = _monitored(command, context, options)
         if isinstance(result, Listing):
             return _show_listing(options, result, config, shown, started_s)
+        if isinstance(result, Stream):
+            return _pass_on(result)
     finally:
         shown.end()
         for store in stores:
@@ -125,7 +129,7 @@ def _monitored(command: Command, context: Context, options: argparse.Namespace) 
     """Run a command; tell monitoring of it, if it is one that is scheduled and does anything."""
     if command.run is None:
         raise TypeError(f"{options.command} needs no context")
-    if options.command not in arguments.MONITORED or options.dry_run:
+    if options.command not in arguments.MONITORED or options.dry_run or to_stdout(options):
         return command.run(context, options)
     with Monitoring(context.config, options.command, context.reporter.warn) as monitoring:
         monitoring.result = command.run(context, options)
@@ -181,6 +185,27 @@ def _show_listing(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise OutputError(error.strerror) from None
     return listing.exit_code
+
+
+def _pass_on(stream: Stream) -> int:
+    """Write a stream to standard output and return the exit code."""
+    write = sys.stdout.buffer.write
+    for piece in stream.pieces:
+        try:
+            write(piece)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise OutputError(error.strerror) from None
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OutputError(error.strerror) from None
+    return stream.exit_code
 
 
 def _print_result(

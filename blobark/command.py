@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from blobark.context import Context
@@ -29,6 +30,14 @@ def snapshot_number(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a snapshot")
     return int(text)
+
+
+def moment_ns(text: str) -> int:
+    """Return a time as nanoseconds since 1970 UTC, for argparse; without an offset it is this machine's local time."""
+    try:
+        return int(datetime.fromisoformat(text.strip()).timestamp()) * 1_000_000_000
+    except (ValueError, OverflowError, OSError):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-01T12:00, or 2026-11-01") from None
 
 
 def share(text: str) -> float:

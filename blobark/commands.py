@@ -7,46 +7,37 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 
-from blobark import identity, index, mapjobs, measured, snapshot, timings
-from blobark.again import FailedManifest, renew_failed, restore_failures
+from blobark import identity, index, measured
+from blobark.again import renew_failed
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
 from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
-from blobark.errors import BlobarkError, ConfigError, SnapshotError, StoreMissing
+from blobark.errors import BlobarkError, ConfigError, StoreMissing
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
 from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
-from blobark.manifest import places_of
-from blobark.model import Header, Root, display, printable, text_or_b64
-from blobark.plan import Overwrite
+from blobark.model import Header, Root, display, printable
 from blobark.publish import publish
-from blobark.rehydrate import Archive, common_prefix
-from blobark.restore import Restorer, RestoreResult, jobs_of
-from blobark.sampling import Sample, SampledManifest
 from blobark.save import Saver
 from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.storelock import StoreLock, store_lock
-from blobark.stores.base import Priority, Store, listings
+from blobark.stores.base import Store
 from blobark.target import Target
 from blobark.trash import Trash
 from blobark.walk import raise_descriptor_limit
 
 SAVE_SUMMARY = ("snapshot", "complete", "files", "file_bytes", "sent", "sent_bytes", "kept", "skipped", "workers")
-RESTORE_SUMMARY = ("files", "file_bytes", "written", "written_bytes", "kept", "dirs", "links", "specials", "workers")
 """What of a result ends its run log."""
 
 
@@ -67,25 +58,6 @@ class SaveOptions:
     create_container: bool = False
     retry_failed: Path | None = None
     """The journal of the run whose failed items are to be stored, and no others."""
-    dry_run: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RestoreOptions:
-    """What the command line adds to the configuration of a restore."""
-
-    snapshot: int = 0
-    server: str = ""
-    map_path: Path | None = None
-    strip_prefix: str = ""
-    overwrite: Overwrite = "if-changed"
-    rehydrate: Priority | None = None
-    share: float = 1.0
-    """Restore a sample of the snapshot that is so large."""
-    retry_failed: Path | None = None
-    """The journal of the run whose failed items are to be restored, and no others."""
-    to_given: bool = False
-    """Whether restore_root is for this time only."""
     dry_run: bool = False
 
 
@@ -235,151 +207,15 @@ def _name_stale(context: Context, catalog: Catalog, saver: Saver, header: Header
                     context.reporter.warn(f"failed: {path}: {reason}")
 
 
-def run_restore(
-    context: Context, options: RestoreOptions, *, check: Callable[[Header, snapshot.Manifest], None] | None = None
-) -> RestoreResult:
-    """Restore a snapshot or a map below restore_root, sampling the machine while it runs.
-
-    `check` sees what will be restored before anything is made, and may raise.
-    """
-    raise_descriptor_limit()
-    root = context.config.restore_root
-    if root is None:
-        raise ConfigError("there is no restore_root", "set it in the configuration, or say --to DIR")
-    with journaled(context, "restore", dry_run=options.dry_run) as (run, ending):
-        result = _run_restore(run, options, root, check)
-        ending.failed = result.failed
-        return result
-
-
-def _run_restore(
-    context: Context,
-    options: RestoreOptions,
-    root: Path,
-    check: Callable[[Header, snapshot.Manifest], None] | None,
-) -> RestoreResult:
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(hired(context, options.dry_run))
-        store = context.open_store(False)
-        wanted = _wanted(context, store, _catalog_to_read(stack, context.config.state_dir), options)
-        if check is not None and wanted.header is not None:
-            check(wanted.header, wanted.manifest)
-        started_s = time.monotonic()
-        archive = stack.enter_context(Archive.open(context, store, wanted.server))
-        if archive.find(f"{wanted.server}_" if wanted.header else common_prefix(wanted.server, wanted.jobs())):
-            _hold_archived(context, archive, options, wanted, root)
-        target = Target.open(root, create=not options.dry_run)
-        stack.callback(target.close)
-        restorer = Restorer(context, store, target, wanted.server, options.overwrite, dry_run=options.dry_run)
-        if options.dry_run and context.config.store == "azure":
-            restorer.result.requests["list blobs"] = listings(wanted.files())
-        if archive.is_needed:
-            restorer.wait_for(archive, options.rehydrate or "standard")
-        result = restorer.result
-        if options.dry_run:
-            _restore(context, restorer, wanted, options.share)
-            return result
-        facts = {"server": wanted.server, "snapshot": wanted.header.number if wanted.header else 0}
-        text, b64 = text_or_b64(os.fsencode(root))
-        context.items.begin(**facts, host=identity.this_host().name, target=text, target_b64=b64)
-        log = context.config.metrics_log_file
-        with measured.sampler(context, "restore", log, root, **facts, overwrite=options.overwrite) as sampler:
-            _restore(context, restorer, wanted, options.share)
-            summary = {name: getattr(result, name) for name in RESTORE_SUMMARY}
-            measured.finish(context, sampler, summary, result.failed)
-        result.peak_rss_bytes = sampler.peak_rss_bytes
-        result.seconds = round(time.monotonic() - started_s, 3)
-        timings.note(context, store.name, result)
-        return result
-
-
 def run_doctor(context: Context, commands: Sequence[str], *, dry_run: bool) -> DoctorResult:
     """Look at how this machine logs in to its store, and try what the commands need there."""
     with contextlib.ExitStack() as stack:
-        catalog = _catalog_to_read(stack, context.config.state_dir)
+        catalog = catalog_to_read(stack, context.config.state_dir)
         server = context.config.server or (catalog.get("server") if catalog else "")
     return examine(context, server or identity.name_for_host(identity.this_host().name), commands, dry_run=dry_run)
 
 
-class _Wanted(NamedTuple):
-    """What is to be restored: a snapshot, or (without a header) a bare map; `jobs` may be called more than once."""
-
-    server: str
-    header: Header | None
-    manifest: snapshot.Manifest
-    jobs: Callable[[], Iterator[RestoreJob]]
-
-    def files(self) -> int:
-        """Return how many files there are; the store has as many blobs at least."""
-        if self.header:
-            return self.header.totals.files
-        return sum(job.entry.kind == "file" for job in self.jobs())
-
-
-def _wanted(context: Context, store: Store, catalog: Catalog | None, options: RestoreOptions) -> _Wanted:
-    config = context.config
-    server = options.server or config.server or (catalog.get("server") if catalog else "")
-    failures = None
-    if options.retry_failed:
-        if options.snapshot or options.server or options.map_path or options.share < 1:
-            hint = "leave out --snapshot, --server, --map and --sample"
-            raise ConfigError("--retry-failed restores what failed in a run, of that run's snapshot", hint)
-        place = b"" if options.to_given else os.fsencode(config.restore_root or "")
-        failures = restore_failures(options.retry_failed, place)
-        server, options = failures.run.server, replace(options, snapshot=failures.run.snapshot)
-    if options.map_path is not None:
-        if options.share < 1:
-            raise ConfigError("--sample is for snapshots: a map has none")
-        prefixes = [os.fsencode(options.strip_prefix)] if options.strip_prefix else [r.name for r in config.source_path]
-        jobs = partial(mapjobs.restore_jobs, options.map_path, server, prefixes)
-        return _Wanted(server, None, snapshot.Manifest(store, server), jobs)
-    server = server or identity.server_to_restore(store)
-    header = _header(context, store, server, options.snapshot)
-    manifest = snapshot.Manifest(store, server, catalog.segment if catalog else None)
-    if options.share < 1:
-        manifest = SampledManifest(manifest, Sample(options.share, header.number))
-    if failures is not None:
-        manifest = FailedManifest(manifest, header, places_of(header), failures.paths)
-    return _Wanted(server, header, manifest, partial(jobs_of, header, manifest))
-
-
-def _restore(context: Context, restorer: Restorer, wanted: _Wanted, share: float) -> None:
-    header = wanted.header
-    if header is None:
-        context.reporter.begin("restore", 0, 0)
-        restorer.mapped(wanted.jobs())
-        return
-    totals = header.totals
-    context.reporter.begin("restore", round(share * totals.files), round(share * totals.file_bytes))
-    restorer.snapshot(header, wanted.manifest)
-    if not header.complete and not header.totals.errors:
-        reason = "some items that its map named were not saved, and are not in it"
-        if header.rescued:
-            reason = "it was rescued from the blobs alone, and lacks links, empty directories and special files"
-        restorer.result.failed.append((f"snapshot {header.number}", reason))
-        context.reporter.warn(f"failed: snapshot {header.number}: {reason}")
-
-
-def _hold_archived(context: Context, archive: Archive, options: RestoreOptions, wanted: _Wanted, root: Path) -> None:
-    """Find what needs archived content; raises `Fatal`, with nothing written, when that is not to be brought back."""
-    task = FetchTask(wanted.server, options.overwrite)
-    with contextlib.closing(Target.open(root, create=False)) as target:
-        look = Fetcher(context.open_store(False), target, task, context.engine, dry_run=True)
-        archive.hold(wanted.jobs(), look)
-    if archive.is_needed and not options.rehydrate and not options.dry_run:
-        raise archive.refusal()
-
-
-def _header(context: Context, store: Store, server: str, number: int) -> Header:
-    header = snapshot.load(store, server, number) if number else snapshot.latest(store, server)
-    if header is None:
-        raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
-    if header.totals.errors:
-        context.reporter.warn(f"snapshot {header.number} is incomplete: {header.totals.errors} items were not saved")
-    return header
-
-
-def _catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
+def catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
     """Return the catalog if there is one that can be used: a restore needs none, it saves requests."""
     try:
         if not (state_dir / "catalog.sqlite").exists():

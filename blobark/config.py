@@ -127,6 +127,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
         found = {path if key in _OWN_FOLDERS else path.parent for key, path in _own(self)}
         return sorted(one for one in found if not any(other in one.parents for other in found))
 
+    def own_paths(self) -> list[Path]:
+        """Return the files and folders that Blobark itself needs; a restore's place is none of them."""
+        return [self.file, self.journals_in, *(path for _, path in _own(self))]
+
     def need(self, *keys: str) -> None:
         """Raise ConfigError, with one line for each of these keys that is not set."""
         missing = [f"{self.file}: {key}: not set, and this command needs it" for key in keys if not getattr(self, key)]

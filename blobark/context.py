@@ -38,6 +38,9 @@ class Reporter(Protocol):
     def detail(self, text: str) -> None:
         """Say something that only `-v` shows."""
 
+    def tell(self, text: str) -> None:
+        """Say something that only `-q` hides."""
+
     def warn(self, text: str) -> None:
         """Say something a person must see."""
 

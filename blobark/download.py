@@ -24,10 +24,11 @@ from blobark.model import Block, Data, Entry
 from blobark.stores.base import Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
+from blobark.verified import FETCHES
 from metrics.stages import COMPARE, DECODE, WRITE
 
-FETCHES = 2
-"""How often content whose digest is wrong is fetched before it is given up."""
+AHEAD_BYTES = 32 * 1024 * 1024
+"""How much of a stream is fetched at once, at most, so that its blocks come in parallel."""
 
 
 class _Wanted(NamedTuple):
@@ -83,8 +84,7 @@ class Downloader:
             OSError: it cannot be written.
         """
         new.allocate(self._entry)
-        for blob in sorted({extent.blob for extent in self._finder.extents}):
-            self._versions[blob] = self._version(blob)
+        self._look_up()
 
         def place(batch: list[_Wanted]) -> list[int]:
             return [self._place(new, old, wanted) for wanted in batch]
@@ -95,6 +95,33 @@ class Downloader:
             self._stages.progress(wanted.block.size)
             total += fetched
         return total
+
+    def stream(self) -> Iterator[Data]:
+        """Yield the content, in order; a block comes when it is verified. Raises `ContentError`."""
+        self._look_up()
+        most = min(AHEAD_BYTES, self._engine.max_bytes // 2)
+        ahead: list[_Wanted] = []
+        size = 0
+        for wanted in self._wanted():
+            if ahead and size + wanted.block.size > most:
+                yield from self._in_order(ahead)
+                ahead, size = [], 0
+            ahead.append(wanted)
+            size += wanted.block.size
+        yield from self._in_order(ahead)
+
+    def _in_order(self, ahead: list[_Wanted]) -> Iterator[Data]:
+        def fetch(batch: list[_Wanted]) -> list[Data]:
+            return [self._fetch(wanted) for wanted in batch]
+
+        inner = self._engine.within(self._engine.max_bytes)
+        found = {wanted.offset: data for wanted, data in inner.run(ahead, fetch, cost=lambda one: one.block.size)}
+        for wanted in ahead:
+            yield found.pop(wanted.offset)
+
+    def _look_up(self) -> None:
+        for blob in sorted({extent.blob for extent in self._finder.extents}):
+            self._versions[blob] = self._version(blob)
 
     def _version(self, blob: str) -> str:
         try:

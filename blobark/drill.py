@@ -21,7 +21,6 @@ from blake3 import blake3
 
 from blobark import __version__, comparison, evidence, identity, snapshot, trend, trial
 from blobark.clock import now_ns, utc
-from blobark.commands import RestoreOptions, run_restore
 from blobark.context import Context
 from blobark.errors import (
     EXIT_DAMAGED,
@@ -34,6 +33,7 @@ from blobark.errors import (
 from blobark.manifest import places_of
 from blobark.model import Entry, Header
 from blobark.restore import RestoreResult
+from blobark.restoring import RestoreOptions, run_restore
 from blobark.sampling import Sample, SampledManifest
 from blobark.stores.base import Store
 from blobark.trend import Earlier, Month

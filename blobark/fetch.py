@@ -11,7 +11,6 @@ A content whose digest is wrong is fetched once more before it is given up. No w
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Callable
@@ -20,8 +19,8 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 from blake3 import blake3
 
-from blobark import blocklist, content, plan, source
-from blobark.download import FETCHES, Downloader, OldFile
+from blobark import blocklist, content, plan, source, verified
+from blobark.download import Downloader, OldFile
 from blobark.engine import Engine
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.extents import of_entry
@@ -31,6 +30,7 @@ from blobark.plan import Fate, Overwrite
 from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile, Target
+from blobark.verified import FETCHES, Check
 from metrics.stages import COMPARE, DECODE, METADATA, WRITE
 
 Told = TypeVar("Told")
@@ -150,7 +150,8 @@ class Fetcher:
         if isinstance(step, Outcome):
             return step
         try:
-            return _Fetched(step.entry, self._fetched(step.entry, step.md5, found), step.reason)
+            data = verified.small(self._store, self._server, step.entry, self._stages, md5=step.md5, found=found)
+            return _Fetched(step.entry, data, step.reason)
         except ItemError as error:
             return Outcome(0, step.entry, Status.FAILED, reason=error.message)
 
@@ -251,23 +252,6 @@ class Fetcher:
         device = (os.major(there.st_rdev), os.minor(there.st_rdev)) if entry.rdev else None
         return stat.S_IMODE(there.st_mode) == entry.mode and device == entry.rdev
 
-    def _fetched(self, entry: Entry, md5: str, found: bytes | ContentError | None) -> bytes:
-        if isinstance(found, ContentError):
-            raise found
-        for fetch in range(1, FETCHES + 1):
-            check = _Check(entry, md5)
-            data = b"".join(content.pieces(self._store, self._server, entry, self._stages)) if found is None else found
-            found = None
-            since_ns = self._stages.now()
-            check.update(data)
-            is_right = check.is_right()
-            self._stages.lap(DECODE, since_ns)
-            if is_right:
-                return data
-            if fetch == FETCHES:
-                raise check.error()
-        raise AssertionError("FETCHES is positive")
-
     def _write_large(self, path: bytes, entry: Entry, md5: str) -> None:
         entry_blocks = blocklist.load(self._store, self._server, entry)
         if entry_blocks:
@@ -298,7 +282,7 @@ class Fetcher:
 
     def _write_stream(self, path: bytes, entry: Entry, md5: str) -> None:
         for fetch in range(1, FETCHES + 1):
-            check = _Check(entry, md5)
+            check = Check(entry, md5)
             self._stages.begin(path, entry.size)
             with self._target.new_file(path, tag_of(path)) as new:
                 placer = _Placer(new, entry)
@@ -315,25 +299,6 @@ class Fetcher:
                     return
             if fetch == FETCHES:
                 raise check.error()
-
-
-class _Check:
-    """Compares content, as it arrives, with its digest; where only a map names it, with the store's MD5, if any."""
-
-    def __init__(self, entry: Entry, md5: str) -> None:
-        self._wanted = entry.digest or md5
-        self._hasher = source.content_hasher(entry) if entry.digest or not md5 else hashlib.md5(usedforsecurity=False)
-
-    def update(self, data: Data) -> None:
-        self._hasher.update(data)
-
-    def is_right(self) -> bool:
-        """Whether all that came has the digest that it should."""
-        return not self._wanted or self._hasher.hexdigest() == self._wanted
-
-    def error(self) -> ContentError:
-        """Return what to raise when it has not."""
-        return ContentError("its content in the store is damaged: it has another digest than it was saved with")
 
 
 class _Placer:

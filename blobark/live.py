@@ -39,6 +39,8 @@ LONG_S = 1.0
 _SPARKS = 10
 _MARKS, _ASCII_MARKS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _LEAST_BAR = 6
+_LONGEST_LABEL = 10
+"""What is longer stands on a line of its own."""
 
 Samples = Sequence[Mapping[str, Any]]
 
@@ -174,10 +176,11 @@ class Rates:
 
 def lines_of(state: State, rates: Rates, columns: int, *, is_ascii: bool = False) -> list[Text]:
     """Return the lines of the view, none of them wider than `columns`; the first ones say most."""
-    label = state.what if columns >= 60 else ""
+    is_short = len(state.what) <= _LONGEST_LABEL
+    label = state.what if columns >= 60 and is_short else ""
     indent = len(label) + 2 if label else 0
     room = columns - indent
-    bodies = [*_bars(state, rates, room, is_ascii), _times(state, rates)]
+    bodies = [Text("" if is_short else state.what, "bold"), *_bars(state, rates, room, is_ascii), _times(state, rates)]
     bodies += [_sparks(state.samples, room, is_ascii), _longest(state.longest, room)]
     found = []
     for number, body in enumerate(body for body in bodies if body.plain):
@@ -190,7 +193,7 @@ def lines_of(state: State, rates: Rates, columns: int, *, is_ascii: bool = False
 
 def _bars(state: State, rates: Rates, room: int, is_ascii: bool) -> Iterator[Text]:
     items_s, bytes_s = rates.per_s()
-    name = "files" if state.all_bytes else "items"  # others count directories, blobs, or whole restores
+    name = "files" if state.what in ("save", "restore") else "items"  # directories, blobs, or whole restores
     rows = [(name, state.items, state.all_items, f"{state.items:,}", f"{state.all_items:,}", f"{items_s:,.0f}/s")]
     if state.bytes or state.all_bytes:
         done, total = size(state.bytes), size(state.all_bytes)

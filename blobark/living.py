@@ -279,9 +279,11 @@ def _read(descriptor: int, entry: Entry, offset: int, length: int) -> bytes:
 
 def _fill(image: bytearray, offset: int, header: bytes, *, coded: bool) -> None:
     """Lengthen a pack up to a member's data, whose header comes before it; what lay in between is not known."""
-    gap = offset - len(header) - len(image)
-    if gap < 0:
+    start = offset - len(header)
+    if image[start:] != header[: max(len(image) - start, 0)]:
         raise SourceError("its tar headers were others")
+    del image[start:]  # of a header that is there in part
+    gap = start - len(image)
     if coded and gap >= 8:
         image += _SKIPPABLE + (gap - 8).to_bytes(4, "little") + bytes(gap - 8)
     else:

@@ -24,11 +24,14 @@ from blobark.guids import GuidSource, blob_name
 from blobark.mapfile import MapItem
 from blobark.model import Entry, Extent, Root, display, text_or_b64
 from blobark.plan import Change
+from blobark.selection import Chosen, Selection
 from blobark.source import SourceTree
 
 
-def restore_jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator[RestoreJob]:
+def restore_jobs(map_path: Path, server: str, prefixes: list[bytes], selection: Selection) -> Iterator[RestoreJob]:
     """Yield the jobs that restore a map; `prefixes` are absolute, and a path loses the one it lies below.
+
+    Of a selection the paths are those of the map, and the patterns are compared with what is left of them.
 
     The whole map is read and checked before the first job comes. With one prefix what lies below it lands in
     restore_root itself, with several each path keeps its full name.
@@ -38,15 +41,39 @@ def restore_jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator
     """
     for item in mapfile.check_unique(mapfile.MapReader(map_path)):
         _place(map_path, item, prefixes)
-    return _jobs(map_path, server, prefixes)
+    return _jobs(map_path, server, prefixes, selection)
 
 
-def _jobs(map_path: Path, server: str, prefixes: list[bytes]) -> Iterator[RestoreJob]:
+def missing_paths(map_path: Path, selection: Selection) -> list[bytes]:
+    """Return which paths of a selection a map has nothing at or below of."""
+    missing = dict.fromkeys(selection.paths)
+    for item in mapfile.MapReader(map_path) if missing else ():
+        for path in [path for path in missing if _is_at(item.path, path)]:
+            del missing[path]
+        if not missing:
+            break
+    return list(missing)
+
+
+def _is_at(path: bytes, top: bytes) -> bool:
+    return path.rstrip(b"/") == top or path.startswith(top.rstrip(b"/") + b"/")
+
+
+def _takes(selection: Selection, item: MapItem, place: bytes) -> bool:
+    if selection.paths and not any(_is_at(item.path, path) for path in selection.paths):
+        return False
+    includes = (selection.include,) if selection.include else ()
+    return Chosen(None, includes, selection.exclude).takes(0, place.rstrip(b"/"), item.placeholder)
+
+
+def _jobs(map_path: Path, server: str, prefixes: list[bytes], selection: Selection) -> Iterator[RestoreJob]:
     umask = os.umask(0)
     os.umask(umask)
     made: list[bytes] = []
     for item in mapfile.MapReader(map_path):
         place = _place(map_path, item, prefixes)
+        if selection and not _takes(selection, item, place):
+            continue
         parts = place.split(b"/")
         above = [b"/".join(parts[:depth]) for depth in range(1, len(parts) + (1 if item.placeholder else 0))]
         for directory in above:

@@ -91,6 +91,11 @@ class Display:
         if self.verbose:
             self._line(printable(text))
 
+    def tell(self, text: str) -> None:
+        """Show a line, unless with -q."""
+        if not self.quiet:
+            self._line(printable(text))
+
     def warn(self, text: str) -> None:
         """Show a line always: what was lost must not be quiet."""
         text = printable(text)

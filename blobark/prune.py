@@ -32,9 +32,9 @@ from blobark.context import Context
 from blobark.errors import ConfigError, Fatal, SnapshotError
 from blobark.filelock import state_lock
 from blobark.guids import TAG_LENGTH
+from blobark.holdings import Holdings
 from blobark.listings import server_of
 from blobark.retention import Judgement
-from blobark.scratch import Inventory
 from blobark.stocktaking import Stock
 from blobark.stores.base import Store
 
@@ -118,12 +118,12 @@ def run_prune(context: Context, options: PruneOptions) -> PruneResult:
         clock_ns = store.greet().clock_ns
         if not clock_ns:
             raise Fatal(f"{store.name} does not tell the time", "it has to be one that may be written to")
-        inventory = stack.enter_context(Inventory.open(len(server) + 1 + TAG_LENGTH))
+        holdings = stack.enter_context(Holdings.open(len(server) + 1 + TAG_LENGTH))
         stock = Stock(context, store, server, options.forget)
-        stock.take(inventory)
+        stock.take(holdings)
         judged = _judged(context, stock, options)
-        stock.name(inventory, frozenset(judgement.number for judgement in judged if not judgement.keep))
-        pruning = _Pruning(context, store, stock, inventory, clock_ns, options)
+        stock.name(holdings, frozenset(judgement.number for judgement in judged if not judgement.keep))
+        pruning = _Pruning(context, store, stock, holdings, clock_ns, options)
         result = pruning.plan(judged)
         if options.yes:
             result.deleting = pruning.run(judged)
@@ -156,14 +156,14 @@ class _Pruning:
         context: Context,
         store: Store,
         stock: Stock,
-        inventory: Inventory,
+        holdings: Holdings,
         clock_ns: int,
         options: PruneOptions,
     ) -> None:
         self._context = context
         self._store = store
         self._stock = stock
-        self._inventory = inventory
+        self._inventory = holdings
         self._listed_before_ns = clock_ns - DAY_NS
         self._orphan_before_ns = clock_ns - ORPHAN_NS
         self._only_forget = bool(options.forget)

@@ -2,7 +2,10 @@
 
     pass 1  in order: make each directory; hand files and special files to the engine, which fetches, verifies, writes
     pass 2  in order: further hard links, when every file they may point to is there
+    then    with --delete, what the snapshot does not have goes (removal.py)
     pass 3  in reverse order, so deepest first: the directories' own metadata
+
+What has priority goes through all passes before the rest.
 
 What is right already is kept, so an interrupted restore goes on by running it again. `Target` is the only hand that
 writes; entries come through `checked`, which refuses a manifest whose paths lead anywhere but down.
@@ -19,12 +22,13 @@ from blobark.context import Context
 from blobark.crew import bundle_of
 from blobark.errors import TargetError
 from blobark.fetch import Fetcher, FetchTask, RestoreJob, saved_badly, tag_of
-from blobark.manifest import checked, fault_of, places_of
-from blobark.model import Entry, Header, Outcome, Status, display, printable
+from blobark.manifest import checked, fault_of
+from blobark.model import Entry, Outcome, Status, display, printable
 from blobark.plan import Fate, Overwrite
 from blobark.ranges import Neighbourhood, Requests, near
 from blobark.rehydrate import Archive
-from blobark.snapshot import Manifest
+from blobark.removal import Removal, items_of
+from blobark.snapshot import Portion
 from blobark.stores.base import BLOCK_SIZE_BYTES, Priority, Store
 from blobark.target import Target
 from blobark.upload import memory_cost
@@ -32,6 +36,8 @@ from metrics.stages import METADATA
 
 PRIVATE = 0o700
 """Mode of a directory until everything below it is there."""
+OPEN = 0o755
+"""Mode of a directory above the roots that is not there, where they go to their own places."""
 
 
 @dataclass(slots=True)
@@ -52,6 +58,17 @@ class RestoreResult:
     archived: int = 0
     """How many items needed content of the archive tier, and their bytes."""
     archived_bytes: int = 0
+    deleted: int = 0
+    """What the snapshot did not have; with a dry run, what would be deleted. The bytes are those of files."""
+    deleted_bytes: int = 0
+    deletions: list[tuple[str, str]] = field(default_factory=list)
+    """(path, reason) of the first of them."""
+    target: str = ""
+    """Below which folder; `/` for each item's own place."""
+    at: str = ""
+    """UTC; with --at, the moment that was asked for."""
+    usable_s: float | None = None
+    """Seconds until all that has priority was there; None: not all is, or nothing has."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     peak_rss_bytes: int = 0
     workers: int = 0
@@ -80,10 +97,22 @@ class Restorer:
         self._archive: Archive | None = None
         self._priority: Priority = "standard"
         self._requests = Requests(server)
+        self._promoted: frozenset[bytes] = frozenset()
+        self._held = 0
+        """How many items have been left for the archive to bring back."""
         self._failed_paths: set[bytes] = set()
         self._groups: set[bytes] = set()
         """Paths of restored files that further hard links may point to."""
+        self.removal: Removal | None = None
+        """What removes the extras, if anything is to."""
+        self.in_place = False
+        """Whether roots go to their own places: what is above them there is nobody's to replace."""
         self.result = RestoreResult(server=server)
+
+    @property
+    def is_dry_run(self) -> bool:
+        """Whether nothing is written."""
+        return self._dry_run
 
     def wait_for(self, archive: Archive, priority: Priority) -> None:
         """Restore what an archive holds back when it has brought it back."""
@@ -92,22 +121,57 @@ class Restorer:
         if self._dry_run:
             self.result.requests["rehydrate"] = archive.blobs
 
-    def snapshot(self, header: Header, manifest: Manifest) -> None:
-        """Restore every entry of a snapshot."""
+    def snapshot(self, portion: Portion, whole: Portion | None = None) -> None:
+        """Restore every entry of a portion of a snapshot, the last one of `whole`; then remove what is to go."""
+        header = portion.header
         self.result.snapshot = header.number
         if self._dry_run:
             self.result.requests |= {"get header and segments": 1 + len(header.segments)}
-        places = places_of(header)
-        self.items(jobs_of(header, manifest))
-        for ref in header.segments:
-            for entry in manifest.read(ref) if ref.links else ():
+        self.items(jobs_of(portion))
+        self._link_all(portion)
+        if self.removal is not None:
+            self._remove(self.removal, whole or portion)
+        self._finish_directories(portion)
+
+    def first(self, portion: Portion) -> bool:
+        """Restore what has priority, to the last; say whether all of it is there, and nothing of it is archived."""
+        held, failed, dirs = self._held, len(self.result.failed), self.result.dirs
+        self._promoted = portion.promoted
+        self._items(jobs_of(portion))
+        self._promoted = frozenset()
+        self._link_all(portion)
+        self._finish_directories(portion)
+        self.result.dirs = dirs  # they come again with the rest
+        return (held, failed) == (self._held, len(self.result.failed))
+
+    def _link_all(self, portion: Portion) -> None:
+        places = portion.places
+        for ref in portion.header.segments:
+            for entry in portion.manifest.read(ref) if ref.links else ():
                 if entry.hardlink_to_any:
                     self._link(RestoreJob(_join(places[entry.root], entry.raw_path), entry), places[entry.root])
-        if not self._dry_run:
-            for ref in reversed(header.segments):
-                for entry in reversed(manifest.read(ref)) if ref.dirs else ():
-                    if entry.kind == "dir" and not fault_of(entry):
-                        self._finish_directory(_join(places[entry.root], entry.raw_path), entry)
+
+    def _finish_directories(self, portion: Portion) -> None:
+        if self._dry_run:
+            return
+        for ref in reversed(portion.header.segments):
+            for entry in reversed(portion.manifest.read(ref)) if ref.dirs else ():
+                if entry.kind == "dir" and not fault_of(entry):
+                    path = _join(portion.places[entry.root], entry.raw_path)
+                    if path not in portion.unknown:
+                        self._finish_directory(path, entry)
+
+    def _remove(self, removal: Removal, portion: Portion) -> None:
+        """Remove the extras, unless something is not restored: then the next run does."""
+        result = self.result
+        if result.failed and not self._dry_run:
+            self._context.reporter.warn("warning: something was not restored, so nothing is deleted: run it again")
+        else:
+            entries = (entry for ref in portion.header.segments for entry in portion.manifest.read(ref))
+            removal.extras(items_of(portion.places, entries))
+        result.deleted, result.deleted_bytes = removal.count, removal.bytes
+        result.deletions = [(path, reason) for path, reason in removal.listed]
+        result.failed += removal.failed
 
     def mapped(self, jobs: Iterable[RestoreJob]) -> None:
         """Restore the jobs of a bare map, whose directories have no metadata but the mode they are made with."""
@@ -148,11 +212,17 @@ class Restorer:
                 with self._context.engine.stages.timed(METADATA):
                     above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any and not self._is_held(path):
-                is_fresh = bool(above) and above[-1][1]
+                is_fresh = (bool(above) and above[-1][1]) or self._has_room_made(job)
                 yield RestoreJob(path, job.entry, job.is_mapped, is_fresh) if is_fresh else job
 
     def _is_held(self, path: bytes) -> bool:
-        return self._archive is not None and not self._dry_run and self._archive.holds(path)
+        if self._archive is None or self._dry_run or not (path in self._promoted or self._archive.holds(path)):
+            return False
+        self._held += 1
+        return True
+
+    def _has_room_made(self, job: RestoreJob) -> bool:
+        return self.removal is not None and self.removal.make_room(job.entry, job.path)
 
     def _make_directory(self, job: RestoreJob) -> bool:
         """Make a directory; say whether it was not there before, and so is empty."""
@@ -166,9 +236,13 @@ class Restorer:
             if not self._dry_run:
                 # A map may name a file, and another one below it: that must not cost the first.
                 replace = self._overwrite != "never" and not self._final_directories
-                parents = job.path.split(b"/")[:-1] if not entry.path and not entry.path_b64 else []
+                is_root = not entry.path and not entry.path_b64
+                if is_root and self.in_place:
+                    replace = False
+                parents = job.path.split(b"/")[:-1] if is_root else []
                 for depth in range(1, len(parents) + 1):
-                    self._target.make_directory(b"/".join(parents[:depth]), replace=replace)
+                    above, mode = b"/".join(parents[:depth]), OPEN if self.in_place else PRIVATE
+                    self._target.make_directory(above, replace=replace, mode=mode)
                 mode = entry.mode if self._final_directories else PRIVATE
                 is_fresh = self._target.make_directory(job.path, replace=replace, mode=mode)
         except TargetError as error:
@@ -185,6 +259,7 @@ class Restorer:
             fault = fault_of(job.entry)
             if fault:
                 raise TargetError(f"its entry is damaged: {fault}")
+            self._has_room_made(job)
             with self._context.engine.stages.timed(METADATA):
                 outcome = self._link_to(job, first)
         except TargetError as error:
@@ -248,9 +323,9 @@ class Restorer:
             result.kept += 1
 
 
-def jobs_of(header: Header, manifest: Manifest) -> Iterator[RestoreJob]:
-    """Yield the jobs that restore a snapshot, further hard links among them, in the order of its manifest."""
-    places = places_of(header)
+def jobs_of(portion: Portion) -> Iterator[RestoreJob]:
+    """Yield the jobs that restore a portion, further hard links among them, in the order of its manifest."""
+    header, manifest, places = portion.header, portion.manifest, portion.places
     entries = checked((entry for ref in header.segments for entry in manifest.read(ref)), len(places))
     for entry, path in entries:
         yield RestoreJob(_join(places[entry.root], path), entry)

@@ -39,7 +39,7 @@ Match = Callable[[str], object]
 class Rules:
     """The rules of one run. Cheap to ask, and safe to share between threads."""
 
-    __slots__ = ("_below", "_digest", "_exclude", "_ignore", "_names", "_skip_path", "_tables")
+    __slots__ = ("_below", "_digest", "_exclude", "_names", "_skip_path", "_tables")
 
     def __init__(
         self, *, skip_files: Sequence[str] = (), skip_path: Sequence[str] = (), exclude: Sequence[str] = ()
@@ -48,8 +48,7 @@ class Rules:
         self._skip_path = tuple(_Entry(entry) for entry in skip_path)
         self._tables: dict[bytes, _Table] = {}
         self._below: dict[tuple[bytes, bytes], str] = {}
-        self._exclude = tuple(exclude)
-        self._ignore = _gitignore(exclude) if exclude else None
+        self._exclude = Patterns(exclude)
         written = json.dumps([list(skip_files), list(skip_path), list(exclude)])
         self._digest = blake3(written.encode()).hexdigest()[:16]
 
@@ -81,11 +80,8 @@ class Rules:
 
     def excludes(self, path: bytes, is_dir: bool) -> str:
         """The exclude pattern that leaves this path out of the index, or ""."""
-        if self._ignore is None or not path:
-            return ""
-        text = _text(path + b"/" if is_dir else path).replace("\n", _NO_NEWLINE)
-        found = self._ignore.check_file(text)
-        return f"exclude: {self._exclude[found.index]}" if found.include and found.index is not None else ""
+        pattern = self._exclude.find(path, is_dir)
+        return f"exclude: {pattern}" if pattern else ""
 
     def digest(self) -> str:
         """16 hex digits that stay the same for the same rules in the same order."""
@@ -94,6 +90,29 @@ class Rules:
     def _table(self, root_name: bytes) -> _Table:
         table = self._tables[root_name] = _Table(self._skip_path, root_name)
         return table
+
+
+class Patterns:
+    """gitignore patterns, the last that matches decides. What lies below a directory that matches does so, too."""
+
+    __slots__ = ("_ignore", "_patterns")
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        """Raises `ValueError` for what is no pattern."""
+        self._patterns = tuple(patterns)
+        self._ignore = _gitignore(patterns) if patterns else None
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return self._ignore is not None
+
+    def find(self, path: bytes, is_dir: bool) -> str:
+        """The pattern that matches a path relative to the root, as it was written, or ""."""
+        if self._ignore is None or not path:
+            return ""
+        text = _text(path + b"/" if is_dir else path).replace("\n", _NO_NEWLINE)
+        found = self._ignore.check_file(text)
+        return self._patterns[found.index] if found.include and found.index is not None else ""
 
 
 class _Names:

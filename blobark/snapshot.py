@@ -13,10 +13,12 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from blobark.clock import utc
+from blobark.codec import decode_all
 from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, SnapshotNewer, StoreUnusable
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
 from blobark.segments import MAX_PLAIN_BYTES, read_segment
@@ -140,6 +142,20 @@ def latest(store: Store, server: str) -> Header | None:
     return load(store, server, have[-1]) if have else None
 
 
+def last_complete(store: Store, server: str, at_ns: int) -> Header:
+    """Return the header of the newest complete snapshot whose walk began at `at_ns` (since 1970 UTC) or before.
+
+    Raises:
+        SnapshotError: there is none, or one that might be it cannot be used.
+    """
+    for number in reversed(numbers(store, server)):
+        header = load(store, server, number)
+        if header.complete and header.started_ns <= at_ns:
+            return header
+    message = f"server {server} has no complete snapshot of {utc(at_ns)} or before"
+    raise SnapshotError(message, "blobark snapshots shows which there are")
+
+
 def publish(store: Store, header: Header, *, check: bool) -> None:
     """Write the header, and with it the snapshot: everything it names is in the store already.
 
@@ -200,6 +216,8 @@ def _is_there(store: Store, key: str, data: bytes) -> bool:
 class Manifest:
     """Reads the segments of one server's snapshots, from a local cache where that has them."""
 
+    _cached: Callable[[str], bytes | None] | None = None
+
     def __init__(self, store: Store, server: str, cached: Callable[[str], bytes | None] | None = None) -> None:
         self._store = store
         self._server = server
@@ -213,6 +231,11 @@ class Manifest:
             message = f"segment {ref.digest} is missing from the store"
             raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
 
+    def lines(self, ref: SegmentRef) -> bytes:
+        """Return a segment's plain text, unverified: enough to see how long its lines are. b"" where it is damaged."""
+        cached = self._cached(ref.digest) if self._cached else None
+        return decode_all(self.stored(ref) if cached is None else cached, MAX_PLAIN_BYTES)
+
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment."""
         cached = self._cached(ref.digest) if self._cached else None
@@ -223,6 +246,19 @@ class Manifest:
             return read_segment(ref, self.stored(ref))
         except SnapshotError:  # perhaps only on its way
             return read_segment(ref, self.stored(ref))
+
+
+class Portion(NamedTuple):
+    """What of a snapshot is restored, and where: each root at its place, relative to the target."""
+
+    header: Header
+    """Its segments and totals are the portion's."""
+    manifest: Manifest
+    places: list[bytes]
+    unknown: frozenset[bytes] = frozenset()
+    """Directories of which the snapshot knows nothing: they are made, and otherwise left as they are."""
+    promoted: frozenset[bytes] = frozenset()
+    """Names that have the content of a hard-link group in place of its first name, where they land."""
 
 
 def server_key(server: str) -> str:

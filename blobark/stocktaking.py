@@ -16,10 +16,10 @@ from itertools import islice
 from blobark import snapshot, tags, trash
 from blobark.context import Context
 from blobark.errors import BlobNotFound, Fatal, SnapshotError
+from blobark.holdings import KEPT, SEVERAL, Holdings
 from blobark.model import Entry, Extent, Header, SegmentRef
 from blobark.packs import room_for
 from blobark.retention import Candidate
-from blobark.scratch import KEPT, SEVERAL, Inventory
 from blobark.segments import MAX_PLAIN_BYTES
 from blobark.stores.base import Store
 
@@ -47,13 +47,13 @@ class Stock:
         """When each trash list was published, by its key."""
         self._read: set[str] = set()
 
-    def take(self, inventory: Inventory) -> None:
-        """Fill the inventory with what is there and what is listed, and find the snapshots. Names nothing yet."""
+    def take(self, holdings: Holdings) -> None:
+        """Fill the holdings with what is there and what is listed, and find the snapshots. Names nothing yet."""
         context, store = self._context, self._store
         for info in trash.lists(store, self.server):
             self.lists[info.key] = _known(info.modified_ns, store)
             try:
-                inventory.add_listed(trash.read(store, self.server, info.key).keys, info.modified_ns)
+                holdings.add_listed(trash.read(store, self.server, info.key).keys, info.modified_ns)
             except BlobNotFound:  # another prune has finished it
                 del self.lists[info.key]
         context.reporter.begin("list the store", 0, 0)
@@ -64,8 +64,8 @@ class Stock:
                 context.check_stop()
                 context.reporter.advance(len(page), 0)
                 rows = [(info.key, info.size_bytes, _known(info.modified_ns, store)) for info in page]
-                inventory.add_blobs(row for row in rows if trash.can_go(self.server, row[0]))
-        inventory.settle_runs()
+                holdings.add_blobs(row for row in rows if trash.can_go(self.server, row[0]))
+        holdings.settle_runs()
         self.tags = tags.read(store, self.server)
         self._load(self._numbers())
         if not self.headers:
@@ -84,7 +84,7 @@ class Stock:
             )
         return found
 
-    def name(self, inventory: Inventory, going: frozenset[int]) -> None:
+    def name(self, holdings: Holdings, going: frozenset[int]) -> None:
         """Read the segments of all snapshots, and note what each names; `going` are those that are to be removed."""
         owners: dict[str, int] = {}
         refs: dict[str, SegmentRef] = {}
@@ -95,16 +95,16 @@ class Stock:
                 owners[ref.digest] = who if before == who else KEPT if KEPT in (before, who) else SEVERAL
                 refs[ref.digest] = ref
         self._read |= {digest for digest, who in owners.items() if who == KEPT}
-        self._name(inventory, refs.values(), owners)
+        self._name(holdings, refs.values(), owners)
 
-    def look_again(self, inventory: Inventory) -> None:
+    def look_again(self, holdings: Holdings) -> None:
         """Note what snapshots name that have come since."""
         new = [number for number in self._numbers() if number not in self.numbers]
         self._load(new)
         refs = {ref.digest: ref for number in new for ref in self.headers[number].segments}
         refs = {digest: ref for digest, ref in refs.items() if digest not in self._read}
         self._read |= refs.keys()
-        self._name(inventory, refs.values(), dict.fromkeys(refs, KEPT))
+        self._name(holdings, refs.values(), dict.fromkeys(refs, KEPT))
 
     def check_lists(self, needed: Iterable[str]) -> None:
         """Raise `Fatal` unless these trash lists are still there: who removes them has deleted what was on them."""
@@ -143,7 +143,7 @@ class Stock:
                 self.numbers.append(number)
         self.numbers.sort()
 
-    def _name(self, inventory: Inventory, refs: Iterable[SegmentRef], owners: dict[str, int]) -> None:
+    def _name(self, holdings: Holdings, refs: Iterable[SegmentRef], owners: dict[str, int]) -> None:
         refs = list(refs)
         manifest = snapshot.Manifest(self._store, self.server)
         self._context.reporter.begin("read the snapshots", sum(ref.entries for ref in refs), 0)
@@ -155,10 +155,10 @@ class Stock:
 
         for ref, entries in self._context.engine.run(iter(refs), read, cost=_cost):
             who = owners[ref.digest]
-            inventory.add_names([(snapshot.segment_key(self.server, ref.digest), who)])
-            inventory.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
+            holdings.add_names([(snapshot.segment_key(self.server, ref.digest), who)])
+            holdings.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
             if who == KEPT:
-                inventory.add_cited(
+                holdings.add_cited(
                     (part.blob, part.stored_offset, part.stored_length, _room(part), ref.digest in newest)
                     for entry in entries
                     for part in entry.extents or ()

@@ -142,7 +142,7 @@ def _save_plan(result: SaveResult, config: Config) -> Rows:
 
 def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
     rows = [
-        ("restored", f"{result.files:,} files ({size(result.file_bytes)}) to {config.restore_root}"),
+        ("restored", f"{result.files:,} files ({size(result.file_bytes)}) {_place(result)}"),
         ("written", f"{result.written:,} files ({size(result.written_bytes)})"),
         ("right already", f"{result.kept:,}"),
         ("directories", f"{result.dirs:,}"),
@@ -156,6 +156,10 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
     ]
     if result.forecast_s:
         rows.insert(7, ("had been forecast", times(result.forecast_s, result.seconds)))
+    if result.usable_s is not None:
+        rows.insert(1, ("usable after", f"{result.usable_s:,.1f} s (all that has priority)"))
+    if result.deleted:
+        rows.append(("deleted", _deleted(result)))
     if result.archived:
         rows.append(("was archived", _archived(result)))
     if result.left:
@@ -170,6 +174,8 @@ def _restore_plan(result: RestoreResult) -> Rows:
         ("left as they are", f"{result.left:,}"),
         ("directories", f"{result.dirs:,}"),
     ]
+    if result.deleted:
+        rows.append(("to delete", f"{_deleted(result)} (named above)"))
     if result.archived:
         rows.append(("archived, needs --rehydrate", _archived(result)))
     return rows + _requests(result.requests) + _failures(result.failed)
@@ -200,6 +206,14 @@ def _rebuild(result: RebuildResult) -> Rows:
         ("cannot come back so", result.missing),
     ]
     return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _place(result: RestoreResult) -> str:
+    return "in their own places" if result.target == "/" else f"to {result.target}"
+
+
+def _deleted(result: RestoreResult) -> str:
+    return f"{result.deleted:,} items ({size(result.deleted_bytes)})"
 
 
 def _archived(result: RestoreResult) -> str:

@@ -28,6 +28,7 @@ _GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOSED = -1
 """No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
+_TRIAL = f"{TEMPORARY_PREFIX}{0:016}.part"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -57,6 +58,11 @@ class Target:
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
         return cls(descriptor)
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a restore_root; only in a dry run there may be none."""
+        return self._top is not None
 
     @property
     def descriptor(self) -> int:
@@ -207,9 +213,74 @@ class Target:
         """Whether an existing file has the entry's metadata, as far as this user could restore them."""
         return metadata.is_applied(descriptor, entry, as_root=self.is_root)
 
+    def names(self, path: bytes) -> list[bytes]:
+        """Return the names in an existing directory."""
+        with _NAMED_ERRORS:
+            return [os.fsencode(name) for name in os.listdir(self.directory(path))]
+
+    def remove(self, path: bytes, *, is_dir: bool) -> None:
+        """Remove an empty directory, or one name of anything else; what a symlink points to is left alone."""
+        parent, name = self._split(path)
+        with _NAMED_ERRORS:
+            if is_dir:
+                os.rmdir(name, dir_fd=parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+
+    def mount_of(self, path: bytes) -> int:
+        """Return what is another number in each mounted file system: of an existing directory."""
+        descriptor = self.directory(path)
+        try:
+            with open(f"/proc/self/fdinfo/{descriptor}", "rb") as file:
+                found = dict(line.split(b":", 1) for line in file if b":" in line)
+            return int(found[b"mnt_id"])
+        except (OSError, KeyError, ValueError):
+            return os.fstat(descriptor).st_dev
+
+    @contextlib.contextmanager
+    def trial_names(self, path: bytes) -> Iterator[TrialNames]:
+        """Make an empty directory in an existing one, to try names in, and remove it with all that is in it."""
+        with _NAMED_ERRORS:
+            parent = os.dup(self.directory(path))
+        try:
+            with _NAMED_ERRORS:
+                descriptor = _empty_directory(parent, _TRIAL)
+            try:
+                yield TrialNames(descriptor)
+            finally:
+                with _NAMED_ERRORS:
+                    _clear(descriptor)
+                    os.close(descriptor)
+                    os.rmdir(_TRIAL, dir_fd=parent)
+        finally:
+            os.close(parent)
+
     def _split(self, path: bytes) -> tuple[int, bytes]:
         parent, _, name = path.rpartition(b"/")
         return self.directory(parent), name
+
+
+class TrialNames:
+    """A directory to try names in."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def takes(self, name: bytes) -> bool:
+        """Whether a file of this name can be made, and is listed under it; it stays."""
+        try:
+            os.close(os.open(name, _CREATE, 0o600, dir_fd=self._descriptor))
+        except OSError:
+            return False
+        return name in map(os.fsencode, os.listdir(self._descriptor))
+
+    def has(self, name: bytes) -> bool:
+        """Whether there is something under this name."""
+        try:
+            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+        except OSError:
+            return False
+        return True
 
 
 class NewFile:
@@ -255,6 +326,24 @@ class NewFile:
         self.kept = True
         if problem is not None:
             raise TargetError(f"restored, but {problem.message}")
+
+
+def _empty_directory(parent: int, name: str) -> int:
+    """Return a descriptor of a new directory, or of one that a run has left which was killed."""
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=parent)
+    descriptor = os.open(name, _TOP | os.O_NOFOLLOW, dir_fd=parent)
+    _clear(descriptor)
+    return descriptor
+
+
+def _clear(descriptor: int) -> None:
+    for name in os.listdir(descriptor):
+        os.unlink(name, dir_fd=descriptor)
 
 
 def _open_temporary(parent: int, name: str, *, go_on: bool) -> tuple[int, bool]:

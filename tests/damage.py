@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from azure.storage.blob import ContainerClient
 
 from tests.forked import Forking
 from tests.runs import Run, Workspace
+
+HUGE_MIB = 350
 
 
 class Machine(Workspace):
@@ -55,6 +58,14 @@ class Machine(Workspace):
             self._file(key).unlink()
         else:
             self._file(key).write_bytes(data)
+
+
+def write_huge(file: Path) -> int:
+    """Write a file of more than 64 blocks, so that their list is an object of its own; return its length."""
+    file.parent.mkdir(parents=True)
+    with open(file, "wb") as out:
+        out.writelines(Random(number).randbytes(1024 * 1024) for number in range(HUGE_MIB))
+    return file.stat().st_size
 
 
 def flipped(data: bytes, place: int = 0) -> bytes:

@@ -94,12 +94,26 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--map": ["{folder}/map.json"],
         "--strip-prefix": ["/"],
         "--sample": ["100%"],
+        "--at": ["2099-01-01"],
+        "--include": ["file*"],
+        "--exclude": ["nothing"],
+        "--no-special": [],
+        "--strip": ["0"],
+        "--in-place": [],
+        "--cat": ["file 1"],
+        "--tar": [],
+        "--delete": [],
+        "--priority": ["{folder}/first.txt"],
+        "--owner-map": ["user:nobody:0"],
+        "--no-owner": [],
         "--max-workers": ["1"],
         "--metrics-log-file": ["{folder}/run.json"],
     },
 }
 COMMON = {"--config", "--dry-run", "--help", "--json", "--quiet", "--verbose", "--version", "-h", "-q", "-v"}
 """Every other test uses these."""
+JOURNALED = {"index": set[str](), "save": {"--retry-failed"}, "restore": {"--retry-failed"}}
+"""What tests/test_itemlog.py tries."""
 
 
 def options_in(text: str) -> set[str]:
@@ -111,7 +125,7 @@ def test_help_shows_examples_and_each_option_that_is_tried_here(name: str) -> No
     script = run(sys.executable, REPOSITORY / SCRIPTS[name], "--help")
     assert (script.returncode, script.stderr) == (0, "")
     usage, examples = script.stdout.split("\nexamples:\n")
-    assert options_in(usage) == COMMON | OPTIONS[name].keys()
+    assert options_in(usage) == COMMON | OPTIONS[name].keys() | JOURNALED[name]
     lines = [line for line in examples.splitlines() if line.startswith(f"  {SCRIPTS[name]}")]
     assert len(lines) >= 3
     assert options_in(" ".join(lines)) <= options_in(usage)
@@ -126,6 +140,11 @@ def test_each_option_works(saved: Workspace, option: str) -> None:
     values = [text.format(source=saved.source, folder=saved.folder, server=server) for text in OPTIONS[name][option]]
     if option == "--strip-prefix":
         values += ["--map", str(saved.map)]
+    if option == "--priority":
+        Path(values[0]).write_text("file 1\n")
+    if option in ("--cat", "--tar"):  # tests/test_streaming.py looks at what comes
+        assert saved.execute(name, option, *values).returncode == 0
+        return
     result = saved.run(name, option, *values).result
     assert result["exit_code"] == 0
     if option == "--to":
@@ -154,7 +173,21 @@ MISTAKES = {
     "restore --snapshot": "--snapshot",
     "restore -q -v": "-q",
     "restore --sample 0%": "is not a share such as 5%",
-    "restore somewhere": "somewhere",
+    "save somewhere": "somewhere",
+    "restore --at yesterday": "2026-11-01T12:00",
+    "restore --at 2026-11-01 --snapshot 2": "--at and --snapshot do not go together",
+    "restore --map x --delete": "--map and --delete do not go together",
+    "restore --in-place --to x": "--in-place and --to do not go together",
+    "restore --in-place --strip 1": "--in-place and --strip do not go together",
+    "restore --cat x --json": "--cat and --json do not go together",
+    "restore --tar --dry-run": "--tar and --dry-run do not go together",
+    "restore --sample 5% x": "--sample and PATH do not go together",
+    "restore --include !": "--include: Invalid git pattern",
+    "restore x/../y": "has no ..",
+    "restore --priority /no/such/file": "--priority: /no/such/file cannot be read",
+    "restore --owner-map alice:bob": "expected user:OLD:NEW",
+    "restore --owner-map user:alice:no-such-user": "there is no user",
+    "restore --strip-prefix /x": "--strip-prefix is for --map",
     "index --create-container": "--create-container",
     "--json save --config": "",
     "restore --config /no/such/file": "/no/such/file",

@@ -30,7 +30,8 @@ def help_of(name: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def options_of(text: str) -> set[str]:
-    return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text.partition("\nexamples:\n")[0]))
+    """Return the long options that a help explains, each at the beginning of a line."""
+    return set(re.findall(r"^  (?:-[a-z], )?(--[a-z][a-z-]*)", text.partition("\nexamples:\n")[0], re.MULTILINE))
 
 
 # Help
@@ -89,7 +90,7 @@ def needed(name: str, workspace: Workspace) -> list[str] | None:
     """Return what a command needs to come to a good end; None where this does not know the command."""
     folder, source = workspace.folder, workspace.source
     arguments_of: dict[str, list[str]] = {
-        **{each: [] for each in "index save restore backup doctor snapshots ls status forecast".split()},
+        **{each: [] for each in "index save restore backup doctor snapshots ls status forecast verify repair".split()},
         "report": [str(workspace.metrics)],
         "completion": ["bash"],
         "find": ["*"],

@@ -18,6 +18,7 @@ from tests.forked import Forking
 from tests.racer import racing
 from tests.scene import Scene, judged
 from tests.small_disk import SmallDisk
+from tests.trees import small_tree
 
 # What somebody has planted in restore_root
 
@@ -134,7 +135,7 @@ def test_leftovers_under_temporary_names_do_no_harm(scene: Scene, size: int) -> 
 def test_a_killed_restore_leaves_nothing_behind_once_it_has_been_run_again(scene: Scene) -> None:
     scene.forge.snapshot(scene.forge.file("file", os.urandom(1 << 20) * 40))
     with subprocess.Popen(scene.workspace.command("restore"), stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and not scene.leftovers():
+        while process.poll() is None and not any(path.is_file() for path in scene.leftovers()):
             pass
         process.kill()
     assert (
@@ -264,8 +265,8 @@ def test_a_full_disk_stops_a_restore_that_can_be_run_again(scene: Scene) -> None
     forge = scene.forge
     forge.snapshot(
         item("dir", "dir"),
-        *[forge.file(f"dir/{number:02}", os.urandom(500_000)) for number in range(10)],
-        forge.file("large", os.urandom(10 << 20)),
+        *[forge.file(f"dir/{number:04}", bytes([number % 256])) for number in range(1500)],  # a page each: that is
+        *[forge.file(f"dir/{number:04}", os.urandom(500_000)) for number in range(2000, 2010)],  # not seen beforehand
         forge.file("last"),
     )
     scene.restored.mkdir()
@@ -277,7 +278,7 @@ def test_a_full_disk_stops_a_restore_that_can_be_run_again(scene: Scene) -> None
         disk.remount("size=40m")
         judged(subprocess.run(command, capture_output=True, check=False), 0)
         scene.check_content(disk.seen_from_here())
-        assert len(list(disk.seen_from_here().rglob("*"))) == 13
+        assert len(list(disk.seen_from_here().rglob("*"))) == 1512
 
 
 @pytest.mark.parametrize("options", ["size=8m,nr_inodes=5", "size=8m,ro"], ids=["no inodes", "read-only"])
@@ -326,6 +327,21 @@ def test_without_root_no_program_gets_the_wrong_owners_rights(nobodys: Scene) ->
     nobodys.restore(0, nobody=True)
     assert (nobodys.restored / "program").stat().st_mode & 0o7777 == 0o755
     assert nobodys.restore(0, nobody=True).result["kept"] == 1
+
+
+def test_without_root_extras_go_that_may_go_and_the_others_are_named(nobodys: Scene) -> None:
+    restored = nobodys.restored
+    nobodys.forge.snapshot(nobodys.forge.file("file"))
+    small_tree(restored, "closed/file", "others/file", "other")
+    (restored / "closed").chmod(0)
+    (restored / "others").chmod(0o755)
+    nobodys.hand_over()
+    if os.geteuid() == 0:
+        os.chown(restored / "others", 0, 0)
+    done = nobodys.restore(3 if os.geteuid() == 0 else 0, "--delete", nobody=True, settled=False).result
+    if os.geteuid() == 0:
+        assert done["failed"] == [["others/file", "cannot be removed (Permission denied)"]]
+    assert [path for path, _ in done["deletions"]][:3] == ["closed/file", "closed", "other"]
 
 
 def test_without_root_what_may_not_be_read_is_restored_once_more(nobodys: Scene) -> None:

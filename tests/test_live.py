@@ -299,6 +299,9 @@ def test_what_is_not_known_is_not_shown() -> None:
         "index  items 20,000  0/s",
         "       1:06:40 passed",
     ]
+    titled = lines_of(unknown._replace(what="verify: whom it hurts", all_items=40_000), rates, 79)
+    assert titled[0].plain == "verify: whom it hurts"
+    assert re.fullmatch(r"items (━{25})(─{25})  20,000 of 40,000  0/s", titled[1].plain)
     with_gaps = "\n".join(line.plain for line in lines_of(state(), rates, 79))
     assert "disk" not in with_gaps
     assert re.search(r"CPU +▅ 56 %  net .*█  \?\n", with_gaps)

@@ -368,19 +368,26 @@ def test_a_damaged_header_stops_it_and_an_earlier_one_helps(tmp_path: Path, forg
 def test_compare_writes_nothing_and_names_what_is_another(tmp_path: Path) -> None:
     source = small_tree(tmp_path / "source", "a", "b", "c", "d/e")
     os.symlink("a", source / "link")
+    with (source / "sparse").open("wb") as file:
+        file.truncate(5 << 20)
+        file.seek(3 << 20)
+        file.write(b"data")
     workspace = Workspace(tmp_path / "work", source)
     workspace.backup()
     workspace.run("restore")
     assert "0 failed" in rescued(workspace.store, workspace.restored, "--compare").stdout
-    status = os.stat(workspace.restored / "a")
-    (workspace.restored / "a").write_bytes(b"Content of a")
-    os.utime(workspace.restored / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
+    for name, offset in (("a", 0), ("sparse", 1 << 20)):
+        status = os.stat(workspace.restored / name)
+        with (workspace.restored / name).open("r+b") as file:
+            file.seek(offset)
+            file.write(b"C")
+        os.utime(workspace.restored / name, ns=(status.st_atime_ns, status.st_mtime_ns))
     (workspace.restored / "b").unlink()
     (workspace.restored / "c").chmod(0o700)
     (workspace.restored / "d").chmod(0o700)
     done = rescued(workspace.store, workspace.restored, "--compare", expect=3)
     named = sorted(line.split(":")[1].strip() for line in done.stderr.splitlines())
-    assert named == ["", "a", "b", "c", "d"]  # "": removing a file changed the time of the root
+    assert named == ["", "a", "b", "c", "d", "sparse"]  # "": removing a file changed the time of the root
     assert not (workspace.restored / "b").exists()
 
 

@@ -15,7 +15,7 @@ import pytest
 from azure.storage.blob import ContainerClient, StandardBlobTier
 
 from tests import fault_proxy as faults
-from tests.damage import Machine, flipped, hurt, machine_at
+from tests.damage import Machine, flipped, hurt, machine_at, write_huge
 from tests.fault_proxy import FaultProxy
 from tests.forge import Forge, item
 from tests.forked import Forking
@@ -27,8 +27,6 @@ else:
     from backports import zstd
 
 MIB = 1024 * 1024
-LARGE = 300 * MIB
-"""More than 64 blocks, so that their list is an object of its own."""
 
 
 @pytest.fixture(autouse=True)
@@ -210,18 +208,18 @@ def test_segments_headers_and_who_the_server_is(machine: Machine) -> None:
 
 def test_a_list_of_blocks(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    write(source / "huge", os.urandom(LARGE))
+    size = write_huge(source / "huge")
     machine = Machine(tmp_path / "work", source, server="web1")
     machine.backup()
     (key,) = machine.keys("blobark/web1/blocks/")
-    assert machine.run("verify", "--read").result["read_bytes"] == LARGE
+    assert machine.run("verify", "--read").result["read_bytes"] == size
     machine.damage(key, flipped(machine.blob(key), 30))
     run = machine.run("verify", expect=7)
     assert hurt(run, machine) == {key: {"huge"}}
     assert "is damaged; the files that it helps to compare are whole" in run.result["items"][0]["what"]
     machine.damage(key, None)
     run = machine.run("verify", "--read", expect=7)
-    assert (run.result["read_bytes"], run.result["damaged"]) == (LARGE, 1)
+    assert (run.result["read_bytes"], run.result["damaged"]) == (size, 1)
 
 
 def test_an_entry_that_cannot_be_is_named(tmp_path: Path) -> None:

@@ -1032,10 +1032,13 @@ class Tree:
     def has_content(self, entry: dict[str, Any], parent: int, name: bytes) -> bool:
         hasher = self.snapshot.content_hasher(entry)
         with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=parent), "rb") as file:
-            for offset, length in runs_of(entry):
-                file.seek(offset)
-                for start in range(0, length, MIB):
-                    hasher.update(file.read(min(MIB, length - start)))
+            end = 0
+            for offset, length in [*runs_of(entry), [entry.get("size", 0), 0]]:
+                if any(piece.strip(b"\0") for piece in part_of(file, end, offset - end)):
+                    return False  # a hole is filled
+                for piece in part_of(file, offset, length):
+                    hasher.update(piece)
+                end = offset + length
         return bool(hasher.hexdigest() == entry["digest"])
 
     def write(self, entry: dict[str, Any], parent: int, name: bytes) -> None:
@@ -1149,6 +1152,12 @@ def look(parent: int, name: bytes) -> os.stat_result | None:
         return os.lstat(name, dir_fd=parent)
     except FileNotFoundError:
         return None
+
+
+def part_of(file: Any, offset: int, length: int) -> Iterator[bytes]:
+    file.seek(offset)
+    for start in range(0, length, MIB):
+        yield file.read(min(MIB, length - start))
 
 
 def write_all(descriptor: int, data: bytes, offset: int) -> None:
