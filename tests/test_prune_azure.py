@@ -168,7 +168,7 @@ def test_a_prune_while_a_save_that_goes_on_is_under_way(pruned: Pruned, proxy: C
     saved = pruned.behind.run("save", expect=None)
     assert saved.code in (0, 4)
     if saved.code:
-        assert "a prune has listed for deletion what this run needs" in saved.stderr
+        assert "a prune has listed" in saved.stderr
         assert pruned.behind.run("save").result["snapshot"] == 4
     assert pruned.check()[-1] == 4
     for days in (20, 30, 40):
