@@ -163,7 +163,7 @@ class _Pruning:
         self._context = context
         self._store = store
         self._stock = stock
-        self._inventory = holdings
+        self._holdings = holdings
         self._listed_before_ns = clock_ns - DAY_NS
         self._orphan_before_ns = clock_ns - ORPHAN_NS
         self._only_forget = bool(options.forget)
@@ -171,16 +171,16 @@ class _Pruning:
 
     def plan(self, judged: list[Judgement]) -> PruneResult:
         """Return what would be done."""
-        freed = self._inventory.freed()
+        freed = self._holdings.freed()
         blobs, size = (sum(column) for column in zip((0, 0), *freed.values(), strict=True))
         result = PruneResult(
             server=self._stock.server,
             snapshots=[self._row(judgement, freed) for judgement in judged],
             freed=Amount(blobs, size),
-            orphans=Amount(*self._inventory.count_orphans(self._orphan_before_ns, young=False)),
-            left_alone=Amount(*self._inventory.count_orphans(self._orphan_before_ns, young=True)),
-            waiting=Amount(*self._inventory.count_waiting(self._listed_before_ns)),
-            deleting=Amount(*self._inventory.count_ripe(self._listed_before_ns)),
+            orphans=Amount(*self._holdings.count_orphans(self._orphan_before_ns, young=False)),
+            left_alone=Amount(*self._holdings.count_orphans(self._orphan_before_ns, young=True)),
+            waiting=Amount(*self._holdings.count_waiting(self._listed_before_ns)),
+            deleting=Amount(*self._holdings.count_ripe(self._listed_before_ns)),
         )
         result.rewrite = Amount(len(self._rewritten), sum(needed for _, needed in self._rewritten))
         if self._only_forget:
@@ -213,17 +213,17 @@ class _Pruning:
     def _delete_ripe(self) -> Amount:
         """Delete what ripe lists list and no snapshot names, then these lists."""
         ripe = [key for key, published_ns in self._stock.lists.items() if published_ns <= self._listed_before_ns]
-        self._context.reporter.begin("delete", self._inventory.count_ripe(self._listed_before_ns)[0], 0)
+        self._context.reporter.begin("delete", self._holdings.count_ripe(self._listed_before_ns)[0], 0)
         blobs = size = 0
         after = ""
-        while self._inventory.ripe(self._listed_before_ns, after, 1):
+        while self._holdings.ripe(self._listed_before_ns, after, 1):
             until_ns = now_ns() + LOOK_LASTS_NS
             self._stock.check_lists(ripe)
-            self._stock.look_again(self._inventory)
-            rows = self._inventory.ripe(self._listed_before_ns, after, BATCH)
+            self._stock.look_again(self._holdings)
+            rows = self._holdings.ripe(self._listed_before_ns, after, BATCH)
             gone = self._context.engine.run(rows, _deleter(self._store, until_ns))
             deleted = [row for row, is_deleted in gone if is_deleted]
-            self._inventory.forget(key for key, _ in deleted)
+            self._holdings.forget(key for key, _ in deleted)
             self._context.reporter.advance(len(deleted), 0)
             blobs, size = blobs + len(deleted), size + sum(length for _, length in deleted)
             if rows and len(deleted) == len(rows):
@@ -233,7 +233,7 @@ class _Pruning:
 
     def _remove(self, numbers: list[int]) -> None:
         """Remove snapshots, oldest first, and their tags; and the tags that a killed run has left."""
-        self._stock.look_again(self._inventory)
+        self._stock.look_again(self._holdings)
         for number in numbers:
             self._context.check_stop()
             self._stock.check_tags(number)
@@ -245,14 +245,14 @@ class _Pruning:
 
     def _list(self) -> None:
         """List what is to be deleted a day from now."""
-        keys: Iterator[str] = self._inventory.named_away()
+        keys: Iterator[str] = self._holdings.named_away()
         if not self._only_forget:
-            keys = itertools.chain(keys, self._inventory.orphans(self._orphan_before_ns))
+            keys = itertools.chain(keys, self._holdings.orphans(self._orphan_before_ns))
         trash.publish(self._store, self._stock.server, keys, [key for key, _ in self._rewritten])
 
     def _choose(self, budget_bytes: int) -> Iterator[tuple[str, int]]:
         """Yield the blobs to be left, and what has to be stored anew for each, within the budget."""
-        for key, _, needed in self._inventory.mostly_dead(LEAST_REWRITTEN) if budget_bytes else ():
+        for key, _, needed in self._holdings.mostly_dead(LEAST_REWRITTEN) if budget_bytes else ():
             budget_bytes -= needed
             if budget_bytes < 0:
                 return
