@@ -25,11 +25,11 @@ from typing import Any, Final, TypeVar
 
 from metrics.under_way import UnderWay
 
-STAGES: Final = ("held", "request", "decode", "read", "write", "metadata", "compare", "turn")
+STAGES: Final = ("held", "request", "decode", "read", "write", "metadata", "compare", "turn", "receive")
 """Held back by a limit, the store's brake or the pause before a repetition; one try of a call of the store, from
-sending it to its last byte; decoding and digesting; reading the source; writing content; directories, owners, modes,
-times, names; comparing with what is in place; waiting for one's turn."""
-HELD, REQUEST, DECODE, READ, WRITE, METADATA, COMPARE, TURN = range(len(STAGES))
+sending it to the first bytes of the answer; decoding and digesting; reading the source; writing content; directories, owners, modes,
+times, names; comparing with what is in place; waiting for one's turn; receiving the rest of an answer."""
+HELD, REQUEST, DECODE, READ, WRITE, METADATA, COMPARE, TURN, RECEIVE = range(len(STAGES))
 
 _SMALLEST_BITS: Final = 10
 _OCTAVES: Final = 33
@@ -95,6 +95,15 @@ class Stages:
     def repeated(self) -> None:
         """Count a call of the store that this thread repeats."""
         self._mine.repeats += 1
+
+    def received(self, since_ns: int) -> None:
+        """Count the time since then for the rest of an answer; it is no part of the request's."""
+        self._mine.received_ns += self.lap(RECEIVE, since_ns) - since_ns
+
+    @property
+    def received_ns(self) -> int:
+        """How long this thread has received such."""
+        return self._mine.received_ns
 
     @property
     def repeats(self) -> int:
@@ -189,6 +198,7 @@ class _Row(threading.local):
         self.number = self.lease.row
         self.row = stages._views(self.number)  # noqa: SLF001
         self.repeats = 0
+        self.received_ns = 0
 
 
 class _Lease:

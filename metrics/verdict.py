@@ -136,7 +136,7 @@ class _Known:
             return Verdict("disk reading", (*evidence, disk))
         if shares["metadata"] + shares["compare"] >= MOST:
             return Verdict("metadata calls", evidence)
-        if shares["request"] >= MOST:
+        if shares["request"] + shares["receive"] >= MOST:
             return self._request(evidence)
         return None
 
@@ -150,11 +150,11 @@ class _Known:
         run, requests = self._run, self._run.requests
         if run.run.store == "folder":
             return Verdict("disk writing" if run.run.kind == "save" else "disk reading", evidence)
-        mean_s = self._stages_s["request"] / max(1, self._requests)
+        mean_s = (self._stages_s["request"] + self._stages_s["receive"]) / max(1, self._requests)
         quickest_s = requests.buckets[0][0] if requests.buckets else mean_s
         each_bytes = self._moved_bytes / max(1, self._requests)
         median_s, most_s = requests.percentile_s(0.5) or mean_s, requests.percentile_s(0.95) or mean_s
-        times = f"a request took {1000 * median_s:,.0f} ms (95 %: up to {1000 * most_s:,.0f} ms)"
+        times = f"an answer began after {1000 * median_s:,.0f} ms (95 %: up to {1000 * most_s:,.0f} ms)"
         if each_bytes >= BULK_BYTES and mean_s >= BULK_FACTOR * quickest_s:
             rate = f"{self._moved_bytes / run.elapsed_s / 1e6:,.1f} MB/s, in requests of {each_bytes / 1e6:,.1f} MB"
             return Verdict("network bandwidth", (f"{times}, the quickest {1000 * quickest_s:,.0f} ms", rate, *evidence))

@@ -31,6 +31,7 @@ from blobark.stores.azure_account import Account, Connections, check_container, 
 from blobark.stores.azure_errors import translate
 from blobark.stores.azure_rest import Rest
 from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_key, check_meta
+from metrics.stages import Stages
 
 if TYPE_CHECKING:
     from blobark.stores.azure_control import Control
@@ -49,6 +50,7 @@ class AzureStore:
 
     `workers` is the number of threads that will use it. `read_timeout_s` bounds the silence of the service.
     `access_tier` is that of the content it stores ("": the account's own), and what archived content comes back to.
+    `stages` gets to know how long the answers take.
     """
 
     keeps_meta = True
@@ -64,13 +66,14 @@ class AzureStore:
         connect_timeout_s: float = 20.0,
         read_timeout_s: float = 30.0,
         access_tier: str = "",
+        stages: Stages | None = None,
     ) -> None:
         """Nothing is asked of the service yet. Raises `ConfigError`."""
         self.name = f"{account.endpoint}/{check_container(container)}"
         self._tier = access_tier.capitalize()
         self._account = account
         self._container = container
-        self._connections = Connections(workers, connect_timeout_s, read_timeout_s)
+        self._connections = Connections(workers, connect_timeout_s, read_timeout_s, stages)
         self._rest = Rest(account, container, self._connections)
         self._lock = threading.Lock()
         self._made_control: Control | None = None

@@ -18,6 +18,7 @@ from blobark.config_keys import endpoint_fault
 from blobark.errors import ConfigError
 from blobark.stores.azure_entra import Tokens
 from blobark.stores.azure_sas import clean_sas
+from metrics.stages import Stages
 
 _DEVELOPMENT = {
     "accountname": "devstoreaccount1",
@@ -51,11 +52,12 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """How a service is talked to: threads that do so at once, and how long it may be silent."""
+    """How a service is talked to: threads that do so at once, how long it may be silent, and who times the answers."""
 
     workers: int
     connect_timeout_s: float
     read_timeout_s: float
+    stages: Stages | None = None
 
 
 def account_of(login: Login) -> Account:

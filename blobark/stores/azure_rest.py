@@ -68,6 +68,7 @@ class Rest:
             connect_timeout_s=connections.connect_timeout_s,
             read_timeout_s=connections.read_timeout_s,
             roots=trusted_roots(),
+            stages=connections.stages,
         )
 
     def stat(self, key: str) -> BlobInfo:

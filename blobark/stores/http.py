@@ -29,6 +29,7 @@ import msgspec
 
 from blobark.errors import ConfigError
 from blobark.model import Data
+from metrics.stages import Stages
 
 Trouble = Literal["connect", "timeout", "broken", "damaged"]
 
@@ -89,8 +90,18 @@ class _Connection:
 class Http:
     """The connections to a server, made as they are needed. May be used from many threads at once."""
 
-    def __init__(self, endpoint: str, *, connect_timeout_s: float, read_timeout_s: float, roots: str = "") -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        connect_timeout_s: float,
+        read_timeout_s: float,
+        roots: str = "",
+        stages: Stages | None = None,
+    ) -> None:
         """`endpoint` is `http(s)://host[:port]`; `roots` a file or folder of certificates to trust, "" for the usual.
+
+        `stages` gets to know how long the rest of an answer takes, when its first bytes have come.
 
         Raises:
             ConfigError: the certificates cannot be read, or the proxy is of a kind that is not understood.
@@ -102,6 +113,7 @@ class Http:
         self._proxy = _proxy_for(url.scheme, url.netloc)
         self._connect_timeout_s = connect_timeout_s
         self._read_timeout_s = read_timeout_s
+        self._stages = stages or Stages(1)
         self._idle: list[_Connection] = []
         login = self._proxy.login if self._proxy and not self._tls else ""
         self._always = f" HTTP/1.1\r\nHost: {url.netloc}\r\n{login}"
@@ -123,7 +135,7 @@ class Http:
         is_whole = False
         try:
             _send(connection.socket, head, body)
-            answer, is_whole = _receive(connection.socket, method)
+            answer, is_whole = _receive(connection.socket, method, self._stages)
         except TimeoutError:
             raise NoAnswer("timeout") from None
         except OSError:
@@ -178,7 +190,7 @@ class Http:
         host = f"[{self._host}]" if ":" in self._host else self._host
         place = f"{host}:{self._port}"
         _send(made, f"CONNECT {place} HTTP/1.1\r\nHost: {place}\r\n{proxy.login}\r\n".encode(), b"")
-        answer, _ = _receive(made, "CONNECT")
+        answer, _ = _receive(made, "CONNECT", self._stages)
         if answer.status != 200:
             raise ConnectionError
 
@@ -245,7 +257,7 @@ def _send(connection: socket.socket, head: bytes, body: Data) -> None:
             raise
 
 
-def _receive(connection: socket.socket, method: str) -> tuple[Answer, bool]:
+def _receive(connection: socket.socket, method: str, stages: Stages) -> tuple[Answer, bool]:
     """Return an answer, and whether the connection can be used again."""
     data = _some(connection)
     while True:
@@ -269,11 +281,18 @@ def _receive(connection: socket.socket, method: str) -> tuple[Answer, bool]:
         size = int(length)
         if not 0 <= len(rest) <= size:
             raise ValueError
-        answer.body = rest if len(rest) == size else _body(connection, rest, size)
+        if len(rest) == size:
+            answer.body = rest
+            return answer, keep
+        since_ns = stages.now()
+        answer.body = _body(connection, rest, size)
     elif answer.header(b"transfer-encoding").lower() == "chunked":
+        since_ns = stages.now()
         answer.body = b"".join(_chunks(connection, rest))
     else:
+        since_ns = stages.now()
         answer.body, keep = _until_the_end(connection, rest), False
+    stages.received(since_ns)
     return answer, keep
 
 

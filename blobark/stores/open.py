@@ -49,7 +49,12 @@ def open_store(  # noqa: PLR0913 - each by its name
     if login is None:
         raise ConfigError("the store is Azure, and there is nothing to log in with")
     azure = AzureStore(
-        account_of(login), container, workers=workers, read_timeout_s=limits.timeout_s, access_tier=access_tier
+        account_of(login),
+        container,
+        workers=workers,
+        read_timeout_s=limits.timeout_s,
+        access_tier=access_tier,
+        stages=stages,
     )
     retrying = Retrying(azure, limits=limits, stop=stop, caller=caller, stages=stages)
     if create:

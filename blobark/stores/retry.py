@@ -198,10 +198,11 @@ class Retrying:
             asked_ns = self._stages.now()
             if asked_ns - since_ns > LEAST_HELD_NS:
                 self._stages.lap(HELD, since_ns)
+            received_ns = self._stages.received_ns
             try:
                 result = self._caller(work)
             finally:
-                self._stages.lap(REQUEST, asked_ns)
+                self._stages.lap(REQUEST, asked_ns + self._stages.received_ns - received_ns)
             self._reached = succeeded = True
         except Throttled:
             self._reached = True  # it has answered, if only that it is busy
