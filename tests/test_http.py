@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from blobark.errors import ConfigError
 from blobark.stores.http import LONGEST_HEAD_BYTES, SENT_AT_ONCE_BYTES, Answer, Http, NoAnswer
+from metrics.stages import RECEIVE, Stages
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -131,6 +132,17 @@ def test_bodies_of_any_length_go_both_ways(size: int) -> None:
             assert answer.body == body
         assert server.bodies == [body, body]
         assert server.connections == 1
+
+
+@pytest.mark.parametrize(("size", "received"), [(0, 0), (4096, 0), (3_000_000, 1)])
+def test_what_comes_after_the_first_bytes_is_timed_apart(size: int, received: int) -> None:
+    stages = Stages(1)
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (size, bytes(size))) as (server, _):
+        http = Http(server.url, connect_timeout_s=5.0, read_timeout_s=5.0, stages=stages)
+        assert len(http.ask("GET", "/", "").body) == size
+        http.close()
+    assert stages.count(RECEIVE) == received
+    assert (stages.received_ns > 0) == bool(received)
 
 
 def test_headers_are_found_whatever_their_case() -> None:
