@@ -28,7 +28,7 @@ from metrics.under_way import UnderWay
 STAGES: Final = ("held", "request", "decode", "read", "write", "metadata", "compare", "turn", "receive")
 """Held back by a limit, the store's brake or the pause before a repetition; one try of a call of the store, from
 sending it to the first bytes of the answer; decoding and digesting; reading the source; writing content; directories,
-owners, modes, times, names; comparing with what is in place; waiting for one's turn; receiving the rest of an answer."""
+owners, modes, times, names; comparing with what is in place; waiting for one's turn; receiving an answer's rest."""
 HELD, REQUEST, DECODE, READ, WRITE, METADATA, COMPARE, TURN, RECEIVE = range(len(STAGES))
 
 _SMALLEST_BITS: Final = 10
