@@ -83,7 +83,7 @@ def every_command() -> argparse.ArgumentParser:
 
 def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets."""
-    keys = ("restore_root", "max_workers", "metrics_log_file")
+    keys = ("restore_root", "max_workers", "part_size", "metrics_log_file")
     return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
 
 

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from blobark.command import Command, share, snapshot_number
+from blobark.config_keys import part_size
 from blobark.context import Context
 from blobark.drill import DrillOptions, DrillResult, VerifyResult, run_drill, verify
 from blobark.errors import ConfigError
@@ -95,6 +96,10 @@ def _sweep_options(parser: argparse.ArgumentParser) -> None:
     _scratch_option(parser)
     text = "the numbers to try, such as 4,8,16,auto (default: 2,4,8,16,auto)"
     parser.add_argument("--workers", type=_workers, default=(2, 4, 8, 16, 0), metavar="N,N", help=text)
+    text = "the part sizes to try with each, such as 4MiB,16MiB (default: the configuration's part_size alone)"
+    parser.add_argument(
+        "--part-size", type=_part_sizes, default=("",), dest="part_sizes", metavar="SIZE,SIZE", help=text
+    )
     text = "restores of each (default: 3)"
     parser.add_argument("--repeat", type=_repeat, default=3, metavar="N", help=text)
     text = "restore this share of the files, such as 10%% (default: all)"
@@ -111,6 +116,16 @@ def _workers(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(0 if name == "auto" else int(name) for name in names))
 
 
+def _part_sizes(text: str) -> tuple[str, ...]:
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        try:
+            part_size(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{name!r}: {error}") from None
+    return tuple(dict.fromkeys(names))
+
+
 def _repeat(text: str) -> int:
     if not re.fullmatch("[0-9]{1,3}", text) or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to 999")
@@ -120,6 +135,7 @@ def _repeat(text: str) -> int:
 def _sweep(context: Context, options: argparse.Namespace) -> SweepResult:
     chosen = SweepOptions(
         workers=options.workers,
+        part_sizes=options.part_sizes,
         repeat=options.repeat,
         share=options.share,
         snapshot=options.snapshot,
@@ -152,7 +168,8 @@ COMMANDS = {
     "sweep": Command(
         "blobark sweep",
         "restore the same files with several numbers of workers, and tell which number pays",
-        "\n--workers 4,8,16,32 --repeat 5 --sample 10%\n--scratch /mnt/big --out sweeps/may.html",
+        "\n--workers 4,8,16,32 --repeat 5 --sample 10%\n--workers 8,auto --part-size 4MiB,16MiB"
+        "\n--scratch /mnt/big --out sweeps/may.html",
         _sweep_options,
         _sweep,
         False,

@@ -54,6 +54,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
     text = "in place of the configuration's: a number, or auto"
     parser.add_argument("--max-workers", metavar="N", help=text)
+    text = "in place of the configuration's: how much of a large file one request asks for, such as 16MiB"
+    parser.add_argument("--part-size", metavar="SIZE", help=text)
     parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
     text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
     parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)

@@ -82,6 +82,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     upload_check: UploadCheck
     max_workers: int | None
     """None: as many as the machine is good for (`auto`)."""
+    part_bytes: int
+    """How much of a large file one request of a restore asks for at most."""
     max_memory_bytes: int
     timeout_s: float
     max_bandwidth: int

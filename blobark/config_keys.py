@@ -234,6 +234,14 @@ def _pack_below(text: str, _base: Path) -> int:
     return size_bytes
 
 
+def part_size(text: str, _base: Path = Path()) -> int:
+    """Read how much of a large file one request asks for at most, in bytes. Raises `ValueError`."""
+    size_bytes = bytes_of(text)
+    if not 1 << 20 <= size_bytes <= 64 << 20:
+        raise ValueError("expected a size from 1MiB to 64MiB")
+    return size_bytes
+
+
 def _server(text: str, _base: Path) -> str:
     if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,62}", text):
         raise ValueError("expected up to 63 of a-z, 0-9, . and -, beginning with a letter or a digit")
@@ -316,6 +324,7 @@ KEYS: Final[dict[str, Key]] = {
     "restore_root": Key(_path),
     "upload_check": Key(_one_of(UploadCheck), "full"),
     "max_workers": Key(_workers, "auto"),
+    "part_size": Key(part_size, "8MiB", field="part_bytes"),
     "max_memory": Key(_size_bytes, "256MiB", field="max_memory_bytes"),
     "timeout": Key(_timeout, "30s", field="timeout_s"),
     "max_bandwidth": Key(_bandwidth, "none"),

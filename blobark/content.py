@@ -127,16 +127,21 @@ def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None
         yield from read_extent(store, extent, stages=stages)
 
 
-def read_extent(store: Store, extent: Extent, *, version: str = "", stages: Stages | None = None) -> Iterator[Data]:
-    """Yield what an extent names, as `pieces` does; with `version` the blob must still be that one."""
-    stored = _stored(store, extent, version)
+def read_extent(
+    store: Store, extent: Extent, *, version: str = "", stages: Stages | None = None, most: int = BLOCK_SIZE_BYTES
+) -> Iterator[Data]:
+    """Yield what an extent names, as `pieces` does, with requests of at most `most` bytes.
+
+    With `version` the blob must still be that one.
+    """
+    stored = _stored(store, extent, version, most)
     return decoded(stored, extent.skip, extent.plain_length, stages) if extent.codec else stored
 
 
-def _stored(store: Store, extent: Extent, version: str) -> Iterator[Data]:
+def _stored(store: Store, extent: Extent, version: str, most: int) -> Iterator[Data]:
     offset, end = extent.stored_offset, extent.stored_offset + extent.stored_length
     while offset < end:
-        length = min(BLOCK_SIZE_BYTES, end - offset)
+        length = min(most, end - offset)
         try:
             yield store.read(extent.blob, offset, length, version=version)
         except BlobNotFound:

@@ -2,7 +2,7 @@
 
     the `.part` of a restore that was interrupted   a block that is right already stays
     the file that is to be replaced                 a block that it has too is copied from there
-    the store                                       the others, with range reads
+    the store                                       the others, with range reads of neighbours together
 
 A block is known by its digest, wherever it comes from, and is compared with it before it is written; so all of the
 file is right when all its blocks are. All of a blob is read from one version of it.
@@ -21,7 +21,7 @@ from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import Finder, of_entry, split
 from blobark.model import Block, Data, Entry
-from blobark.stores.base import Store
+from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
 from blobark.verified import FETCHES
@@ -32,10 +32,11 @@ AHEAD_BYTES = 32 * 1024 * 1024
 
 
 class _Wanted(NamedTuple):
-    """A block that is to be at `offset` of the content."""
+    """A block that is to be at `offset` of the content; neighbours in the same `part` may come with one request."""
 
     offset: int
     block: Block
+    part: str
 
 
 class OldFile:
@@ -65,8 +66,15 @@ class Downloader:
     """Restores the content of one large file whose blocks are known."""
 
     def __init__(
-        self, store: Store, server: str, engine: Engine, entry: Entry, entry_blocks: tuple[Block, ...]
+        self,
+        store: Store,
+        server: str,
+        engine: Engine,
+        entry: Entry,
+        entry_blocks: tuple[Block, ...],
+        part_bytes: int = BLOCK_SIZE_BYTES,
     ) -> None:
+        """One request asks for `part_bytes` at most, and for a quarter of the memory there is."""
         self._store = store
         self._engine = engine
         self._stages = engine.stages
@@ -74,6 +82,7 @@ class Downloader:
         self._blocks = entry_blocks
         self._layout = Layout(entry.size, entry.ranges)
         self._finder = Finder(split(of_entry(server, entry), entry_blocks))
+        self._part_bytes = min(part_bytes, engine.max_bytes // 4)
         self._versions: dict[str, str] = {}
 
     def restore(self, new: NewFile, old: OldFile | None) -> int:
@@ -87,11 +96,12 @@ class Downloader:
         self._look_up()
 
         def place(batch: list[_Wanted]) -> list[int]:
-            return [self._place(new, old, wanted) for wanted in batch]
+            return self._place(new, old, batch)
 
-        inner = self._engine.within(memory_cost(self._entry))
+        inner = self._engine.within(max(memory_cost(self._entry), 2 * self._part_bytes))
         total = 0
-        for wanted, fetched in inner.run(self._wanted(), place, cost=lambda wanted: wanted.block.size):
+        jobs = inner.run(self._wanted(), place, cost=lambda one: one.block.size, bundle=lambda one: one.part)
+        for wanted, fetched in jobs:
             self._stages.progress(wanted.block.size)
             total += fetched
         return total
@@ -112,7 +122,7 @@ class Downloader:
 
     def _in_order(self, ahead: list[_Wanted]) -> Iterator[Data]:
         def fetch(batch: list[_Wanted]) -> list[Data]:
-            return [self._fetch(wanted) for wanted in batch]
+            return [self._fetch([wanted])[0] for wanted in batch]
 
         inner = self._engine.within(self._engine.max_bytes)
         found = {wanted.offset: data for wanted, data in inner.run(ahead, fetch, cost=lambda one: one.block.size)}
@@ -130,45 +140,90 @@ class Downloader:
             raise missing(blob) from None
 
     def _wanted(self) -> Iterator[_Wanted]:
-        offset = 0
+        offset = begin = 0
         for block in self._blocks:
-            yield _Wanted(offset, block)
+            if offset + block.size - begin > self._part_bytes:
+                begin = offset
+            yield _Wanted(offset, block, str(begin))
             offset += block.size
 
-    def _place(self, new: NewFile, old: OldFile | None, wanted: _Wanted) -> int:
-        """Get one block into its place; return how many bytes came from the store."""
-        block = wanted.block
-        since_ns = self._stages.now()
-        if new.was_there and _read(new.descriptor, self._layout, wanted.offset, block) is not None:
-            self._stages.lap(COMPARE, since_ns)
-            return 0
-        data: Data | None = old.read(block) if old is not None else None
-        if new.was_there or old is not None:
-            self._stages.lap(COMPARE, since_ns)
-        fetched = 0
-        if data is None:
-            data, fetched = self._fetch(wanted), block.size
+    def _place(self, new: NewFile, old: OldFile | None, batch: list[_Wanted]) -> list[int]:
+        """Get neighbouring blocks into their places; return of each how many bytes came from the store."""
+        fetched = [0] * len(batch)
+        lacking: list[int] = []
+        for number, wanted in enumerate(batch):
+            if self._is_there(new, wanted):
+                continue
+            there = self._from_old(old, wanted)
+            if there is None:
+                lacking.append(number)
+            else:
+                self._write(new, wanted, there)
+        for run in _runs(lacking):
+            for number, data in zip(run, self._fetch([batch[number] for number in run]), strict=True):
+                self._write(new, batch[number], data)
+                fetched[number] = batch[number].block.size
+        return fetched
+
+    def _is_there(self, new: NewFile, wanted: _Wanted) -> bool:
+        if not new.was_there:
+            return False
+        with self._stages.timed(COMPARE):
+            return _read(new.descriptor, self._layout, wanted.offset, wanted.block) is not None
+
+    def _from_old(self, old: OldFile | None, wanted: _Wanted) -> bytes | None:
+        if old is None:
+            return None
+        with self._stages.timed(COMPARE):
+            return old.read(wanted.block)
+
+    def _write(self, new: NewFile, wanted: _Wanted, data: Data) -> None:
         since_ns = self._stages.now()
         view = memoryview(data)
-        for offset, length in self._layout.places(wanted.offset, block.size):
+        for offset, length in self._layout.places(wanted.offset, wanted.block.size):
             new.write(view[:length], offset)
             view = view[length:]
         self._stages.lap(WRITE, since_ns)
-        return fetched
 
-    def _fetch(self, wanted: _Wanted) -> Data:
-        for _ in range(FETCHES):
-            pieces = list(self._pieces(wanted))
-            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)  # most blocks come whole, and need no copy
-            with self._stages.timed(DECODE):
-                digest = blocks.digest_of(data)
-            if digest == wanted.block.digest:
+    def _fetch(self, run: list[_Wanted]) -> list[Data]:
+        """Return blocks that follow each other, each verified; what is wrong is fetched once more, by itself."""
+        pieces = list(self._pieces(run))
+        data = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))  # most come whole, and need no copy
+        found: list[Data] = []
+        begin = run[0].offset
+        for wanted in run:
+            block: Data = data[wanted.offset - begin : wanted.offset - begin + wanted.block.size]
+            found.append(block if self._is_right(wanted, block) else self._fetch_again(wanted))
+        return found
+
+    def _fetch_again(self, wanted: _Wanted) -> Data:
+        for _ in range(FETCHES - 1):
+            data = b"".join(self._pieces([wanted]))
+            if self._is_right(wanted, data):
                 return data
         raise ContentError("its content in the store is damaged: it has another digest than it was saved with")
 
-    def _pieces(self, wanted: _Wanted) -> Iterator[Data]:
-        for part in self._finder.parts(wanted.offset, wanted.block.size):
-            yield from read_extent(self._store, part, version=self._versions[part.blob], stages=self._stages)
+    def _is_right(self, wanted: _Wanted, data: Data) -> bool:
+        with self._stages.timed(DECODE):
+            return blocks.digest_of(data) == wanted.block.digest
+
+    def _pieces(self, run: list[_Wanted]) -> Iterator[Data]:
+        size = sum(wanted.block.size for wanted in run)
+        for part in self._finder.parts(run[0].offset, size):
+            version = self._versions[part.blob]
+            yield from read_extent(self._store, part, version=version, stages=self._stages, most=self._part_bytes)
+
+
+def _runs(numbers: list[int]) -> Iterator[list[int]]:
+    """Yield runs of numbers that follow each other."""
+    run: list[int] = []
+    for number in numbers:
+        if run and number != run[-1] + 1:
+            yield run
+            run = []
+        run.append(number)
+    if run:
+        yield run
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

@@ -56,6 +56,8 @@ class FetchTask(msgspec.Struct, frozen=True):
 
     server: str
     overwrite: Overwrite
+    part_bytes: int = BLOCK_SIZE_BYTES
+    """How much of a large file one request asks for at most."""
 
 
 class _Small(NamedTuple):
@@ -87,6 +89,7 @@ class Fetcher:
         self._target = target
         self._server = task.server
         self._overwrite = task.overwrite
+        self._part_bytes = task.part_bytes
         self._engine = engine
         self._turn = engine.turn
         self._stages = engine.stages
@@ -260,7 +263,7 @@ class Fetcher:
             self._write_stream(path, entry, md5)
 
     def _write_blocks(self, path: bytes, entry: Entry, entry_blocks: tuple[Block, ...]) -> None:
-        downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks)
+        downloader = Downloader(self._store, self._server, self._engine, entry, entry_blocks, self._part_bytes)
         with contextlib.ExitStack() as stack:
             with self._stages.timed(COMPARE):
                 old = self._old_file(stack, path, entry)

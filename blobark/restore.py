@@ -94,7 +94,7 @@ class Restorer:
         self._overwrite: Overwrite = overwrite
         self._dry_run = dry_run
         self._store = store
-        self._task = FetchTask(server, overwrite)
+        self._task = FetchTask(server, overwrite, context.config.part_bytes)
         self._final_directories = False
         self._archive: Archive | None = None
         self._priority: Priority = "standard"

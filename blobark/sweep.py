@@ -26,7 +26,7 @@ from blobark.errors import ConfigError, Fatal, Interrupted
 from blobark.listings import server_of
 from blobark.sampling import Sample, SampledManifest
 from metrics.files import write_whole
-from metrics.sweep_page import Setting, csv_text, knee, page, settings_of
+from metrics.sweep_page import Setting, csv_text, knee, named, page, parts_of, settings_of
 
 _PATIENCE_S = 0.1
 _GRACE_S = 30.0
@@ -37,6 +37,8 @@ class SweepOptions:
     """What the command line says. `workers`: 0 is auto."""
 
     workers: tuple[int, ...]
+    part_sizes: tuple[str, ...] = ("",)
+    """As in config.yaml; "": that of the configuration."""
     repeat: int = 3
     share: float = 1.0
     snapshot: int = 0
@@ -72,24 +74,25 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
     tree = Tree.open(store, server_of(context, store, options.server), options.snapshot)
     header = tree.header
     manifest = SampledManifest(snapshot.Manifest(store, header.server), Sample(options.share, header.number))
-    order = [workers for workers in options.workers for _ in range(options.repeat)]
+    tried = [named(_name(workers), part) for workers in options.workers for part in options.part_sizes]
+    order = [name for name in tried for _ in range(options.repeat)]
     random.Random(options.seed).shuffle(order)
     with trial.folder(context, options.scratch, keep=False) as scratch:
         trial.check_room((e for ref in header.segments for e in manifest.read(ref)), scratch, "this sweep")
         context.reporter.begin("sweep", len(order), 0)
         done: list[tuple[str, float]] = []
         dropped, files = True, 0
-        for workers in order:
+        for name in order:
             context.check_stop()
             dropped = _drop_caches() and dropped
-            said = _restore(context, options, header.server, header.number, workers, scratch)
+            said = _restore(context, options, header.server, header.number, name, scratch)
             files = int(said["written"])
-            done.append((_name(workers), float(said["seconds"])))
-            context.reporter.detail(f"max_workers {_name(workers)}: {done[-1][1]:.3f} s")
+            done.append((name, float(said["seconds"])))
+            context.reporter.detail(f"max_workers {name}: {done[-1][1]:.3f} s")
             context.reporter.advance(1, 0)
             if problem := trial.remove(scratch / "tree"):
                 raise Fatal(f"{scratch / 'tree'} cannot be emptied ({problem})")
-    settings = settings_of([_name(workers) for workers in options.workers], done)
+    settings = settings_of(tried, done)
     result = SweepResult(
         server=header.server,
         snapshot=header.number,
@@ -99,13 +102,18 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
         settings=settings,
         runs=done,
         knee=knee(settings),
-        line=f"max_workers: {knee(settings)}",
+        line=_line(knee(settings)),
         html=str(options.out),
         csv=str(options.out.with_suffix(".csv")),
         json=str(options.out.with_suffix(".json")),
     )
     _write(result)
     return result
+
+
+def _line(name: str) -> str:
+    workers, part_size = parts_of(name)
+    return f"max_workers: {workers}" + (f"\npart_size: {part_size}" if part_size else "")
 
 
 def _name(workers: int) -> str:
@@ -124,12 +132,14 @@ def _drop_caches() -> bool:
 
 
 def _restore(
-    context: Context, options: SweepOptions, server: str, number: int, workers: int, scratch: Path
+    context: Context, options: SweepOptions, server: str, number: int, name: str, scratch: Path
 ) -> dict[str, Any]:
     """Restore in a process of its own; return what it says. Raises `Fatal`, `Interrupted`."""
     line = [sys.executable, "-m", "blobark", "restore", "--config", str(context.config.file), "--json"]
     line += ["--server", server, "--snapshot", str(number), "--to", str(scratch / "tree")]
-    line += ["--max-workers", _name(workers), "--sample", f"{100 * options.share:.6f}%"]
+    workers, part_size = parts_of(name)
+    line += ["--part-size", part_size] if part_size else []
+    line += ["--max-workers", workers, "--sample", f"{100 * options.share:.6f}%"]
     line += ["--metrics-log-file", str(scratch / "metrics.json")]
     paths = os.pathsep.join(filter(None, (str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH"))))
     with (

@@ -42,16 +42,32 @@ def settings_of(names: Sequence[str], runs: Sequence[tuple[str, float]]) -> list
 def knee(settings: Sequence[Setting]) -> str:
     """Return the setting of the fewest workers that is nearly as quick as the quickest; `auto` counts as the most."""
     best_s = min(setting.median_s for setting in settings)
-    good = [setting.name for setting in settings if setting.median_s <= best_s * (1 + KNEE)]
-    return min(good, key=lambda name: float("inf") if name == "auto" else int(name))
+    good = [setting for setting in settings if setting.median_s <= best_s * (1 + KNEE)]
+    return min(good, key=lambda setting: (_workers(setting.name), setting.median_s)).name
+
+
+def named(workers: str, part_size: str) -> str:
+    """Return what a setting is called; part_size is "" where it is not swept."""
+    return f"{workers}, {part_size}" if part_size else workers
+
+
+def parts_of(name: str) -> tuple[str, str]:
+    """Return max_workers and part_size of a setting by its name."""
+    workers, _, part_size = name.partition(", ")
+    return workers, part_size
+
+
+def _workers(name: str) -> float:
+    workers, _ = parts_of(name)
+    return float("inf") if workers == "auto" else int(workers)
 
 
 def csv_text(runs: Sequence[tuple[str, float]]) -> str:
     """Return the runs in the order they were made, as CSV."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run", "max_workers", "seconds"])
-    writer.writerows([number, name, f"{took_s:.3f}"] for number, (name, took_s) in enumerate(runs, 1))
+    writer.writerow(["run", "max_workers", "part_size", "seconds"])
+    writer.writerows([number, *parts_of(name), f"{took_s:.3f}"] for number, (name, took_s) in enumerate(runs, 1))
     return text.getvalue()
 
 
@@ -59,17 +75,17 @@ def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> 
     """Return the page; `about` are facts, `marked` is the setting to choose."""
     names = [f"{setting.name} (knee)" if setting.name == marked else setting.name for setting in settings]
     medians = [setting.median_s for setting in settings]
-    chart = {"title": "Seconds by workers", "unit": "s", "classes": names, "lines": [["median, s", 0, medians]]}
+    chart = {"title": "Seconds by setting", "unit": "s", "classes": names, "lines": [["median, s", 0, medians]]}
     data = {"end_s": 1, "runs": [{"label": "sweep", "t_s": [], "charts": {"sweep": chart}}]}
     facts = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in about.items())
     heads = "".join(f'<th class="n">{text}</th>' for text in ("median, s", "least, s", "most, s", "spread", "runs"))
     rows = "".join(_row(setting, setting.name == marked) for setting in settings)
     body = f"""<div class="card scroll"><table>{facts}</table></div>
-<h2>Seconds by workers</h2>
+<h2>Seconds by setting</h2>
 <article class="card"><div class="head"><h3>{chart["title"]}</h3><span class="soft">the knee is the fewest workers
 that are nearly as quick as any</span>{CHART_BUTTONS}</div>
 <div class="chart" data-run="0" data-chart="sweep"></div></article>
-<h2>Settings</h2><div class="card scroll"><table><tr><th>max_workers</th>{heads}</tr>{rows}</table></div>"""
+<h2>Settings</h2><div class="card scroll"><table><tr><th>max_workers, part_size</th>{heads}</tr>{rows}</table></div>"""
     return shell("Sweep", body, data, runs=1)
 
 

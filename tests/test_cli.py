@@ -107,6 +107,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--owner-map": ["user:nobody:0"],
         "--no-owner": [],
         "--max-workers": ["1"],
+        "--part-size": ["16MiB"],
         "--metrics-log-file": ["{folder}/run.json"],
     },
 }

@@ -80,5 +80,5 @@ def test_where_the_libraries_are_missing(tmp_path: Path, door: str) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     name = "build_index.py" if door == "script" else "blobark"
-    assert line.startswith(f"{name}: Blobark's libraries are not installed here (azure, blake3, ")
+    assert line.startswith(f"{name}: Blobark's libraries are not installed here (awscrt, azure, blake3, ")
     assert "python3 dev.py setup" in line

@@ -16,7 +16,9 @@ from tests.runs import Workspace
 
 SMALL, LARGE = 9_000, 180_000
 GROWTH_BYTES_A_BLOB = 200
-"""A folder holds up to a million names at a time, to sort them; nothing else may grow."""
+"""A folder holds up to a million names at a time, to sort them; nothing else may grow ..."""
+CACHE_BYTES = 16 * 1024 * 1024
+"""... but for the scratch file's cache, until it is full (blobark/scratch.py)."""
 
 
 def peaks(workspace: Workspace, count: int) -> list[int]:
@@ -33,6 +35,7 @@ def peaks(workspace: Workspace, count: int) -> list[int]:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_memory_does_not_grow_with_the_number_of_blobs(tmp_path: Path) -> None:
     found = []
@@ -41,4 +44,4 @@ def test_memory_does_not_grow_with_the_number_of_blobs(tmp_path: Path) -> None:
             found.append(peaks(make_store(Path(folder), count), count))
     print(found)
     for small, large in zip(*found, strict=True):
-        assert large - small < (LARGE - SMALL) * GROWTH_BYTES_A_BLOB
+        assert large - small < (LARGE - SMALL) * GROWTH_BYTES_A_BLOB + CACHE_BYTES
