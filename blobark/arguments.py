@@ -139,10 +139,13 @@ def _save_options(parser: argparse.ArgumentParser) -> None:
 
 def _creating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
+    text = "begin anew in a store that has lost its snapshots (default: refuse, since it may not be mounted)"
+    parser.add_argument("--new-store", action="store_true", help=text)
 
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
-    return run_save(context, SaveOptions(options.create_container, options.retry_failed, options.dry_run))
+    saving = SaveOptions(options.create_container, options.new_store, options.retry_failed, options.dry_run)
+    return run_save(context, saving)
 
 
 def _backup_options(parser: argparse.ArgumentParser) -> None:
@@ -153,7 +156,7 @@ def _backup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
-    saving = SaveOptions(options.create_container, dry_run=options.dry_run)
+    saving = SaveOptions(options.create_container, options.new_store, dry_run=options.dry_run)
     return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
 
 

@@ -123,7 +123,7 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
     ):
 
         def lock(server: str) -> StoreLock:
-            store = store_to_write(context, options.save)
+            store = store_to_write(context, catalog, options.save)
             pause = _patience(context, STORE_LOOK_S) if options.wait else None
             return stack.enter_context(store_lock(context, store, server, "backup", known_as=known_as, pause=pause))
 
@@ -131,7 +131,7 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
         early = lock(server) if server else None
         indexed = make_draft(context, catalog, options.index)
         held = early or lock(catalog.get("server"))
-        store = store_to_write(context, options.save)
+        store = context.open_store(False)
         return BackupResult(indexed, save_draft(context, catalog, store, held, told=indexed.errors))
 
 

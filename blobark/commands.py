@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from blobark import identity, index, measured
+from blobark import identity, index, measured, snapshot
 from blobark.again import renew_failed
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
@@ -21,7 +21,7 @@ from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
 from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
-from blobark.errors import BlobarkError, ConfigError, StoreMissing
+from blobark.errors import BlobarkError, ConfigError, Fatal, StoreMissing
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
 from blobark.itemlog import SAVING, read_failures
@@ -56,6 +56,8 @@ class SaveOptions:
     """What the command line adds to the configuration of a save."""
 
     create_container: bool = False
+    new_store: bool = False
+    """The store may be another one, or empty, although there were snapshots in it."""
     retry_failed: Path | None = None
     """The journal of the run whose failed items are to be stored, and no others."""
     dry_run: bool = False
@@ -109,16 +111,31 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
         check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
         if options.dry_run:
             return estimate_draft(context, catalog)
-        store = store_to_write(context, options)
+        store = store_to_write(context, catalog, options)
         with store_lock(context, store, catalog.get("server"), "save", known_as=known_as) as lock:
             result = save_draft(run, catalog, store, lock, lost=lost)
         ending.snapshot, ending.failed = result.snapshot, result.failed
         return result
 
 
-def store_to_write(context: Context, options: SaveOptions) -> Store:
-    """Open the store of a save; a folder is made, and a container if it is told so."""
-    return context.open_store(options.create_container if context.config.store == "azure" else True)
+def store_to_write(context: Context, catalog: Catalog, options: SaveOptions) -> Store:
+    """Open the store of a save; a folder that is new is made, and a container if it is told so.
+
+    Raises:
+        Fatal: there were snapshots in it, and there are none: it is not mounted, or another one.
+    """
+    known = "" if options.new_store else catalog.get("stored_in")
+    if context.config.store == "azure":
+        create = options.create_container
+    else:
+        create = known != display(os.fsencode(os.path.abspath(context.config.store)))
+    store, server = context.open_store(create), catalog.get("server")
+    if known == display(os.fsencode(store.name)) and not snapshot.numbers(store, server):
+        hint = "is it mounted, and the right one? --new-store begins anew, and sends everything"
+        raise Fatal(
+            f"{store.name} has no snapshot of {server} any more, where there were {catalog.get('snapshot')}", hint
+        )
+    return store
 
 
 def estimate_draft(context: Context, catalog: Catalog) -> SaveResult:

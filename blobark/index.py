@@ -128,10 +128,18 @@ def write_map(context: Context, catalog: Catalog) -> None:
     catalog.commit()
 
 
-def remember_snapshot(catalog: Catalog, header: Header) -> None:
-    """Make a snapshot, whose segments the catalog has, the draft, and remember what it was complete with."""
+def remember_snapshot(catalog: Catalog, header: Header, place: str) -> None:
+    """Make a snapshot, whose segments the catalog has, the draft, and remember what it was complete with.
+
+    `place` is the store's name: there it, or a later one, is expected from now on.
+    """
     roots = msgspec.json.encode(header.roots).decode()
-    values = {"server": header.server, "roots": roots, "snapshot": str(header.number)}
+    values = {
+        "server": header.server,
+        "roots": roots,
+        "snapshot": str(header.number),
+        "stored_in": display(os.fsencode(place)),
+    }
     values["header"] = snapshot.encode(header).decode()  # for a repair
     if header.complete:
         values["complete_roots"] = roots
@@ -156,7 +164,7 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
     except SnapshotError as error:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
         return
-    remember_snapshot(catalog, header)
+    remember_snapshot(catalog, header, store.name)
     # What was rescued was seen by runs that nobody knows any more: no time of theirs is trusted, all files are read.
     catalog.set(walk_started_ns="0" if header.rescued else str(header.started_ns))
     catalog.commit()

@@ -79,7 +79,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     _look_again(catalog, store, saver, refs)
     lock.check()
     snapshot.publish(store, header, check=check)
-    remember_snapshot(catalog, header)
+    remember_snapshot(catalog, header, store.name)
     result.snapshot, result.complete = header.number, header.complete
     result.entries, result.files, result.file_bytes = (
         header.totals.entries,

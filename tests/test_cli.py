@@ -84,7 +84,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--allow-shrink": ["{source}"],
         "--adopt": ["{server}"],
     },
-    "save": {"--create-container": []},
+    "save": {"--create-container": [], "--new-store": []},
     "restore": {
         "--snapshot": ["1"],
         "--server": ["{server}"],

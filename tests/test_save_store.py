@@ -46,6 +46,23 @@ def test_a_state_from_another_store_sends_everything(workspace: Workspace, sourc
     assert set(contents_of(workspace.restored)) == {"a", "b", "z-link"}
 
 
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "an empty folder"])
+@pytest.mark.parametrize("command", ["save", "backup"])
+def test_a_store_that_has_lost_its_snapshots_is_perhaps_not_mounted(
+    workspace: Workspace, there: bool, command: str
+) -> None:
+    workspace.backup()
+    workspace.store.rename(workspace.folder / "unmounted")
+    if there:
+        workspace.store.mkdir()
+    run = workspace.run(command, expect=4)
+    assert "mount" in run.result["error"] + run.result["hint"]
+    assert list(workspace.store.glob("**/web1_*")) == []
+    assert workspace.store.exists() == there
+    assert workspace.run(command, "--new-store").result["snapshot"] == 1
+    assert missing_content(workspace.store) == []
+
+
 def test_a_state_from_another_store_and_a_file_that_is_gone(workspace: Workspace, source: Path) -> None:
     """Content that only the other store has is not named here."""
     workspace.backup()
