@@ -24,7 +24,11 @@ class Simulated:
         self.most_a_second = most_a_second
         self.jobs = 0
         self.pace = Pace(
-            most, auto=auto, clock=lambda: self.now_s, processor=lambda: self.processor_s, idle=lambda: 8 * self.now_s
+            most,
+            auto=auto,
+            clock=lambda: self.now_s,
+            processor=lambda: self.processor_s,
+            idle=lambda: self.idle_cores * self.now_s,
         )
         self._lane_free_s = 0.0
         self._running: list[tuple[float, float, int]] = []
