@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -114,6 +115,7 @@ def _one(name: str, prog: str) -> _Parser:
 
 
 def _index_options(parser: argparse.ArgumentParser) -> None:
+    _skip_option(parser)
     text = "let this source path be empty (may be repeated)"
     parser.add_argument("--allow-empty", action="append", default=[], metavar="ROOT", help=text)
     text = "let this source path have lost more than half its entries (may be repeated)"
@@ -122,8 +124,17 @@ def _index_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adopt", default="", metavar="SERVER", help=text)
 
 
+def _skip_option(parser: argparse.ArgumentParser) -> None:
+    text = "when the newest snapshot is damaged beyond repair, go on from the newest that can be read"
+    parser.add_argument("--skip-damaged", action="store_true", help=text)
+
+
+def _skipping(context: Context, options: argparse.Namespace) -> Context:
+    return replace(context, skip_damaged=options.skip_damaged)
+
+
 def _run_index(context: Context, options: argparse.Namespace) -> Any:
-    return run_index(context, _indexing(options))
+    return run_index(_skipping(context, options), _indexing(options))
 
 
 def _indexing(options: argparse.Namespace) -> IndexOptions:
@@ -132,6 +143,7 @@ def _indexing(options: argparse.Namespace) -> IndexOptions:
 
 
 def _save_options(parser: argparse.ArgumentParser) -> None:
+    _skip_option(parser)
     _creating(parser)
     text = "store again what failed in the run with this journal, and nothing else; needs no index"
     parser.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
@@ -145,7 +157,7 @@ def _creating(parser: argparse.ArgumentParser) -> None:
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
     saving = SaveOptions(options.create_container, options.new_store, options.retry_failed, options.dry_run)
-    return run_save(context, saving)
+    return run_save(_skipping(context, options), saving)
 
 
 def _backup_options(parser: argparse.ArgumentParser) -> None:
@@ -157,7 +169,9 @@ def _backup_options(parser: argparse.ArgumentParser) -> None:
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
     saving = SaveOptions(options.create_container, options.new_store, dry_run=options.dry_run)
-    return run_backup(context, BackupOptions(_indexing(options), saving, options.wait, options.dry_run))
+    return run_backup(
+        _skipping(context, options), BackupOptions(_indexing(options), saving, options.wait, options.dry_run)
+    )
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:

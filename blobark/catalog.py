@@ -25,7 +25,7 @@ from pathlib import Path
 import msgspec
 
 from blobark import journal
-from blobark.errors import Fatal
+from blobark.errors import Fatal, SnapshotError
 from blobark.journal import Journal
 from blobark.model import Entry, SegmentRef
 from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
@@ -33,6 +33,7 @@ from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_seg
 SCHEMA_VERSION = 4
 POSITION_SHIFT = 20
 FLUSH_ROWS = 1000
+_REBUILD = "delete state_dir: it is rebuilt from the newest snapshot"
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -122,6 +123,11 @@ class Catalog:
         row = self._db.execute("SELECT stored FROM segment WHERE digest = ?", (digest,)).fetchone()
         return bytes(row[0]) if row else None
 
+    def segment_bytes(self, digest: str) -> int:
+        """Return how long a segment is as it is stored, -1 when the catalog does not have it."""
+        row = self._db.execute("SELECT length(stored) FROM segment WHERE digest = ?", (digest,)).fetchone()
+        return int(row[0]) if row else -1
+
     # The draft
 
     def has_draft(self) -> bool:
@@ -151,11 +157,14 @@ class Catalog:
             yield from enumerate(entries, base)
 
     def read(self, ref: SegmentRef) -> list[Entry]:
-        """Return the entries of a segment that the draft names."""
+        """Return the entries of a segment that the draft names. Raises `Fatal` when it is not there, or damaged."""
         stored = self.segment(ref.digest)
         if stored is None:
-            raise Fatal("the catalog has lost a segment", "delete state_dir: it is rebuilt from the newest snapshot")
-        return read_segment(ref, stored)
+            raise Fatal("the catalog has lost a segment", _REBUILD)
+        try:
+            return read_segment(ref, stored)
+        except SnapshotError as error:
+            raise Fatal(f"the catalog is damaged: {error.message}", _REBUILD) from None
 
     def overlay(self, sequence: int, entry: Entry) -> None:
         """Say what is now known of the entry at `sequence`; durable with the next `commit`."""

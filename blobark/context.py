@@ -63,6 +63,8 @@ class Context:
     """The run's own numbers of this moment, for the metrics."""
     items: ItemLog = field(default_factory=ItemLog)
     """The journal; `journals.journaled` gives the run one that is written."""
+    skip_damaged: bool = False
+    """Whether a run goes on from an earlier snapshot when the newest one is damaged."""
 
     @property
     def workers(self) -> int:

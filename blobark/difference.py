@@ -29,7 +29,15 @@ class Difference:
         self._store = store
         self._server = server
         self._root_names = root_names
-        self.parent: Header | None = snapshot.latest(store, server) if store else None
+        skip = context.skip_damaged
+        self.newest = max(snapshot.numbers(store, server), default=0) if store else 0
+        """The highest number that is taken, be it by a damaged snapshot."""
+        self.parent: Header | None = snapshot.to_go_on_from(store, server, skip_damaged=skip) if store else None
+        if skip and self.newest > (self.parent.number if self.parent else 0):
+            hint = f"when this run has published, `blobark forget {self.newest}` removes it"
+            context.reporter.warn(f"snapshot {self.newest} is damaged, and passed over: {hint}")
+        self.doubted: set[str] = set()
+        """The digests of its segments that were found damaged or missing."""
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         """The digests of the newest snapshot's segments."""
 
@@ -96,5 +104,7 @@ class Difference:
         try:
             return manifest.read(ref)
         except SnapshotError as error:
-            self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
+            if ref.digest not in self.doubted:
+                self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
+            self.doubted.add(ref.digest)
             return []

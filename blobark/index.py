@@ -26,6 +26,7 @@ from blobark.context import Context, full_path
 from blobark.errors import ConfigError, RootRefused, SnapshotError, StoreMissing
 from blobark.guids import blob_name
 from blobark.model import Header, Root, display
+from blobark.segments import read_segment
 
 
 def build(
@@ -150,7 +151,7 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
     """Rebuild a catalog that knows nothing from the newest snapshot, if there is one."""
     try:
         store = context.open_store(False)
-        header = snapshot.latest(store, server)
+        header = snapshot.to_go_on_from(store, server, skip_damaged=context.skip_damaged)
     except StoreMissing:
         return
     if header is None:
@@ -159,10 +160,13 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
     manifest = snapshot.Manifest(store, server)
     try:
         for ref in header.segments:
-            catalog.put_segment(ref.digest, manifest.stored(ref))
-            catalog.read(ref)
+            stored = manifest.stored(ref)
+            read_segment(ref, stored)  # a damaged one must not get in: the draft may have one of that name
+            catalog.put_segment(ref.digest, stored)
     except SnapshotError as error:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
+        if header.complete:  # what a root had is known all the same
+            catalog.set(complete_roots=msgspec.json.encode(header.roots).decode())
         return
     remember_snapshot(catalog, header, store.name)
     # What was rescued was seen by runs that nobody knows any more: no time of theirs is trusted, all files are read.

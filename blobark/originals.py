@@ -23,6 +23,8 @@ from blobark.segments import compress, encode_blocks, read_segment
 from blobark.stores.base import Store
 
 ELSEWHERE = "only the state_dir of the machine that made it could have it"
+_LEAVE_SEGMENT = f"{ELSEWHERE}; the next backup goes on without it, then `blobark forget` the snapshots that it hurts"
+_LEAVE_HEADER = f"{ELSEWHERE}; `blobark forget` it, if it is the newest after `blobark backup --skip-damaged`"
 
 
 class Originals:
@@ -53,15 +55,15 @@ class Originals:
                 return stored
         except SnapshotError:
             pass
-        raise ContentError(ELSEWHERE)
+        raise ContentError(_LEAVE_SEGMENT)
 
     def _header(self, key: str) -> bytes:
         try:
             header = msgspec.json.decode(self._catalog.get("header"), type=Header)
         except msgspec.MsgspecError:
-            raise ContentError(ELSEWHERE) from None
+            raise ContentError(_LEAVE_HEADER) from None
         if snapshot.header_key(header.server, header.number) != key:
-            raise ContentError(ELSEWHERE)
+            raise ContentError(_LEAVE_HEADER)
         return snapshot.encode(header)
 
     def _list(self, entry: Entry) -> bytes:

@@ -140,7 +140,10 @@ def _judged(context: Context, stock: Stock, options: PruneOptions) -> list[Judge
         raise SnapshotError(f"server {stock.server} has no snapshot {unknown[0]}", "see `blobark snapshots`")
     if stock.numbers[-1] in options.forget:
         message = f"snapshot {stock.numbers[-1]} is the newest, and is never removed"
-        raise ConfigError(message, "what is not to be backed up belongs into skip_path; then save, and forget it")
+        hint = "what is not to be backed up belongs into skip_path; then save, and forget it"
+        if stock.numbers[-1] not in stock.headers:
+            hint = "`blobark backup --skip-damaged` goes on without it; then forget it"
+        raise ConfigError(message, hint)
     complete = retention.newest_complete(candidates)
     if complete in options.forget and not options.last_complete:
         message = f"snapshot {complete} is the newest complete one"

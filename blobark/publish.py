@@ -2,7 +2,7 @@
 
     see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
-    store the segments that are new
+    store the segments that are new; the others have to be in the store, and are mended where they are not (carried.py)
     look again: the newest snapshot must still be the one this run has seen, no new trash list have what it needs, and
     the store's lock be this run's
     write the header, create-only; then the snapshot's segments are the draft
@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark import __version__, audit, handout, snapshot
+from blobark import __version__, audit, carried, handout, snapshot
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.codec import ZSTD
@@ -45,18 +45,18 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     refs: list[SegmentRef] = []
     check = audit.is_wanted(context, store)
 
-    def send(batch: list[tuple[SegmentRef, bytes]]) -> list[SegmentRef]:
-        for ref, stored in batch:
-            snapshot.put_segment(store, result.server, ref, stored, check=check)
-        return [ref for ref, _ in batch]
+    def send(batch: list[tuple[SegmentRef, bytes]]) -> list[bool]:
+        return [snapshot.put_segment(store, result.server, ref, stored, check=check) for ref, stored in batch]
 
     for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
         result.segments_sent += 1
+    shared = [ref for ref in refs if ref.digest in saver.known]
+    carried.mend(context, catalog, store, result.server, shared, saver.doubted)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
         server=result.server,
-        number=parent.number + 1 if parent else 1,
+        number=saver.newest + 1,
         complete=not lost and not any(ref.errors for ref in refs),
         host=this_host(),
         roots=roots,
@@ -139,8 +139,9 @@ def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[Segment
     begun_ns = now_ns() - LOOK_LASTS_NS
     while now_ns() - begun_ns >= LOOK_LASTS_NS:
         begun_ns = now_ns()
-        seen = saver.parent.number if saver.parent else 0
-        if max(snapshot.numbers(store, saver.result.server), default=0) != seen:
+        have = snapshot.numbers(store, saver.result.server)
+        is_gone = saver.parent is not None and saver.parent.number not in have
+        if is_gone or max(have, default=0) != saver.newest:
             raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
         if saver.trash is not None:
             _look_at_trash(catalog, store, saver, saver.trash, refs)

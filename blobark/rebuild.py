@@ -87,6 +87,7 @@ def run_rebuild(context: Context, options: RebuildOptions) -> RebuildResult:
     store = context.open_store(False)
     if not store.keeps_meta:
         hint = "restore_blob.py --map brings files back by the map; without it the blobs are there, under their GUIDs"
+        hint += "; `blobark backup --skip-damaged` goes on backing up"
         raise ConfigError(f"{store.name} is a folder, which keeps no paths with its blobs: none can be rebuilt", hint)
     server = options.server or context.config.server or _only_server(store)
     taken = snapshot.numbers(store, server)

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 
 from msgspec.structs import replace
 
-from blobark import audit, blocklist
+from blobark import audit, blocklist, carried
 from blobark.blocks import average_bytes, bits_for
 from blobark.catalog import Catalog
 from blobark.claims import Claims, is_claim
@@ -77,6 +77,7 @@ class Saver:
         self._difference = Difference(context, catalog, store, server, self._root_names)
         self._claims = Claims(catalog, store, server, self._difference)
         self.parent, self.known = self._difference.parent, self._difference.known
+        self.newest, self.doubted = self._difference.newest, self._difference.doubted
         self.result = SaveResult(server=server)
 
     def plan(self) -> Iterator[Job]:
@@ -280,7 +281,7 @@ class Saver:
         if self._task.md5:
             listings += self._audit.requests(self.parent.totals.files if self.parent else 0)
             result.requests["read segment and header back"] = segments + 1
-        result.requests["list blobs"] = listings
+        result.requests["list blobs"] = listings + carried.requests(len(self.known))
 
     def path_of(self, entry: Entry) -> bytes:
         """Return an entry's absolute real path."""

@@ -31,6 +31,7 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 
 MENDINGS = 2
 """How often what arrived changed is written again."""
+_GO_ON = "`blobark repair --yes` may mend it; `blobark backup --skip-damaged` goes on without it"
 _NUMBER_DIGITS = 10
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _Document = TypeVar("_Document", Header, Server)
@@ -142,6 +143,22 @@ def latest(store: Store, server: str) -> Header | None:
     return load(store, server, have[-1]) if have else None
 
 
+def to_go_on_from(store: Store, server: str, *, skip_damaged: bool) -> Header | None:
+    """Return the header that the next snapshot rests on, None when there is none.
+
+    It is the newest one, with `skip_damaged` the newest that can be read. Raises `SnapshotError` when that is no use.
+    """
+    for number in reversed(numbers(store, server)):
+        try:
+            return load(store, server, number)
+        except SnapshotNewer:
+            raise
+        except SnapshotError as error:
+            if not skip_damaged:
+                raise SnapshotError(error.message, _GO_ON) from None
+    return None
+
+
 def last_complete(store: Store, server: str, at_ns: int) -> Header:
     """Return the header of the newest complete snapshot whose walk began at `at_ns` (since 1970 UTC) or before.
 
@@ -179,8 +196,9 @@ def publish(store: Store, header: Header, *, check: bool) -> None:
     store.sync()
 
 
-def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, check: bool) -> None:
-    """Store a segment, unless it is there; one that is there is checked, since snapshots will rest on it.
+def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, check: bool) -> bool:
+    """Store a segment, unless it is there, and say whether it had to be; one that is there is checked, since snapshots
+    will rest on it.
 
     `check` is to read back one that was not there, too.
     """
@@ -193,7 +211,10 @@ def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, ch
         try:
             read_segment(ref, bytes(store.read(key)))
         except SnapshotError:
-            store.put(key, stored, {}, create_only=False)  # a damaged one: mended, its name is its content's digest
+            _mend(store, key, stored)  # its name is its content's digest: nothing else can belong there
+            return True
+        return False
+    return True
 
 
 def _mend(store: Store, key: str, data: bytes) -> None:

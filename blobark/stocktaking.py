@@ -25,7 +25,11 @@ from blobark.stores.base import Store
 
 ROWS_AT_ONCE = 10_000
 _NUMBER = re.compile("[0-9]{10}")
-_UNREADABLE = "nothing is deleted while a snapshot cannot be read; `blobark forget` removes one for good"
+_UNREADABLE = (
+    "nothing is deleted while a snapshot cannot be read; `blobark repair --yes` may mend it, `blobark forget` "
+    "removes one for good, the newest after a backup (with --skip-damaged, if need be)"
+)
+_NUMBERS_NAMED = 5
 
 
 class Stock:
@@ -68,6 +72,9 @@ class Stock:
         holdings.settle_runs()
         self.tags = tags.read(store, self.server)
         self._load(self._numbers())
+        if self.numbers and not self.headers:
+            hint = "`blobark backup --skip-damaged` makes one that can; then forget the others"
+            raise SnapshotError(f"no snapshot of server {self.server} in {store.name} can be read", hint)
         if not self.headers:
             hint = "with no snapshot there is nothing to judge by"
             raise SnapshotError(f"server {self.server} has no snapshot in {store.name}", hint)
@@ -170,8 +177,15 @@ class Stock:
             return manifest.read(ref)
         except SnapshotError as error:
             if who == KEPT or not self._needless:
-                raise SnapshotError(error.message, _UNREADABLE) from None
+                raise SnapshotError(f"{error.message} ({self._named_by(ref)})", _UNREADABLE) from None
             return []
+
+    def _named_by(self, ref: SegmentRef) -> str:
+        """Return which snapshots have a segment, for a person."""
+        found = [number for number, header in sorted(self.headers.items()) if ref in header.segments]
+        named = ", ".join(map(str, found[:_NUMBERS_NAMED]))
+        more = len(found) - _NUMBERS_NAMED
+        return f"of snapshot {named}" + (f" and {more} more" if more > 0 else "")
 
 
 def _cost(ref: SegmentRef) -> int:

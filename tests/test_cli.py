@@ -83,8 +83,9 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--allow-empty": ["{source}"],
         "--allow-shrink": ["{source}"],
         "--adopt": ["{server}"],
+        "--skip-damaged": [],
     },
-    "save": {"--create-container": [], "--new-store": []},
+    "save": {"--create-container": [], "--new-store": [], "--skip-damaged": []},
     "restore": {
         "--snapshot": ["1"],
         "--server": ["{server}"],

@@ -1,0 +1,65 @@
+"""Segments that a new snapshot shares with the one before it: before it is published they are in the store.
+
+    list      the server's segments, a page a request: each must be there, as long as the catalog's copy
+    look      at those that are not, and at those that this run has found damaged
+    mend      what is missing or damaged, from the catalog, and read it back
+
+Damage that leaves a segment its length, in one that the run had no need to read, is `verify`'s to find.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from blobark import snapshot
+from blobark.catalog import Catalog
+from blobark.context import Context
+from blobark.errors import Fatal
+from blobark.model import SegmentRef
+from blobark.stores.base import PAGE_BLOBS, Store
+
+
+def mend(
+    context: Context, catalog: Catalog, store: Store, server: str, refs: list[SegmentRef], doubted: set[str]
+) -> None:
+    """Make sure that segments, which the catalog has, are in the store; `doubted` are digests of damaged ones.
+
+    Raises:
+        Fatal: one cannot be mended.
+    """
+
+    def put(batch: list[tuple[SegmentRef, bytes]]) -> list[bool]:
+        return [snapshot.put_segment(store, server, ref, stored, check=True) for ref, stored in batch]
+
+    suspects = _suspects(catalog, store, server, refs, doubted) if refs else []
+    mended = 0
+    for _, was_put in context.engine.run(_stored(catalog, suspects), put, cost=lambda job: len(job[1])):
+        mended += was_put
+    if mended:
+        context.reporter.warn(f"segments that were damaged or missing in {store.name}, and were mended: {mended}")
+
+
+def requests(segments: int) -> int:
+    """Return how many listings `mend` costs at least for a snapshot of so many segments."""
+    return -(-segments // PAGE_BLOBS)
+
+
+def _suspects(
+    catalog: Catalog, store: Store, server: str, refs: list[SegmentRef], doubted: set[str]
+) -> list[SegmentRef]:
+    """Return the segments that are not in the store with the catalog's length, and the doubted ones."""
+    left = {snapshot.segment_key(server, ref.digest): ref for ref in refs}
+    for info in store.list(snapshot.segment_key(server, "")):
+        ref = left.get(info.key)
+        if ref is not None and ref.digest not in doubted and info.size_bytes == catalog.segment_bytes(ref.digest):
+            del left[info.key]
+    return list(left.values())
+
+
+def _stored(catalog: Catalog, refs: list[SegmentRef]) -> Iterator[tuple[SegmentRef, bytes]]:
+    for ref in refs:
+        catalog.read(ref)  # what goes over a damaged one has to be right
+        stored = catalog.segment(ref.digest)
+        if stored is None:
+            raise Fatal(f"the catalog has lost segment {ref.digest}", "run it again")
+        yield ref, stored
