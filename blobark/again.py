@@ -22,8 +22,10 @@ from blobark.model import Entry, Header, Root, SegmentRef, display
 from blobark.snapshot import Manifest
 
 
-def renew_failed(context: Context, catalog: Catalog, failures: Failures) -> None:
+def renew_failed(context: Context, catalog: Catalog, failures: Failures) -> bool:
     """Let the draft's entries that failed in a run be stored by the next save, if their files can be read by then.
+
+    Returns whether there is anything for that save to do: such entries, or a run that was ended before it published.
 
     Without local state the draft is the newest snapshot of the run's server. What is no error any more stays as it is.
     Directories are left to the next index: what is in them is not known.
@@ -53,9 +55,17 @@ def renew_failed(context: Context, catalog: Catalog, failures: Failures) -> None
             found += 1
     if found:
         catalog.set(map_outdated="1")
-    else:
-        context.reporter.warn("nothing that failed in that run is an error in the newest index or snapshot")
-    catalog.commit()
+        catalog.commit()
+    elif _is_published(catalog):
+        message = "nothing is done: nothing that failed in that run is an error in the newest index or snapshot"
+        context.reporter.warn(message)
+        return False
+    return True
+
+
+def _is_published(catalog: Catalog) -> bool:
+    """Whether the draft is a snapshot as it was published: no index, and nothing of a save that was ended midway."""
+    return catalog.get("draft") == "snapshot" and not any(segment.overlaid for segment in catalog.draft())
 
 
 def _errors(catalog: Catalog) -> list[tuple[int, Entry]]:

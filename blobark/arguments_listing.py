@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from blobark import listings, schedule, status
 from blobark.command import Command, snapshot_number
 from blobark.context import Context
 from blobark.listings import Listing, MapResult
+from blobark.names import meant
 
 LATEST = "latest"
 
@@ -95,7 +95,7 @@ def _snapshots(context: Context, options: argparse.Namespace) -> Listing:
 
 
 def _ls(context: Context, options: argparse.Namespace) -> Listing:
-    return listings.list_entries(context, options.server, options.number, os.fsencode(options.path))
+    return listings.list_entries(context, options.server, options.number, meant(options.path))
 
 
 def _find(context: Context, options: argparse.Namespace) -> Listing:
@@ -107,7 +107,7 @@ def _diff(context: Context, options: argparse.Namespace) -> Listing:
 
 
 def _history(context: Context, options: argparse.Namespace) -> Listing:
-    return listings.list_history(context, options.server, os.fsencode(options.path))
+    return listings.list_history(context, options.server, meant(options.path))
 
 
 def _map(context: Context, options: argparse.Namespace) -> MapResult:

@@ -32,6 +32,8 @@ from blobark.verify import Verification, VerifyResult
 SHOWN = 20
 """So many rows of damage are shown to a person who did not ask for more."""
 POSITION_FILE = "verified.json"
+MOST_FOUND_BYTES = 64 << 20
+"""More than what a verification prints of a hundred thousand damaged blobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,10 +215,15 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
 
 def _found_in(file: Path) -> frozenset[str]:
     try:
-        found = msgspec.json.decode(file.read_bytes(), type=_Printed)
+        with open(file, "rb") as opened:
+            data = opened.read(MOST_FOUND_BYTES + 1)
+        if len(data) > MOST_FOUND_BYTES:
+            limit = f"{MOST_FOUND_BYTES >> 20} MiB"
+            raise ConfigError(f"{file} is longer than {limit}", "`repair --yes` without it mends what can be listed")
+        found = msgspec.json.decode(data, type=_Printed)
     except OSError as error:
         raise ConfigError(f"{file} cannot be read ({error.strerror})") from None
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ConfigError(f"{file} is not what `blobark verify --json` prints") from None
     return frozenset(item.blob for item in found.items)
 

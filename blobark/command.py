@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from blobark.clock import utc
 from blobark.context import Context
 
 
@@ -35,7 +36,9 @@ def snapshot_number(text: str) -> int:
 def moment_ns(text: str) -> int:
     """Return a time as nanoseconds since 1970 UTC, for argparse; without an offset it is this machine's local time."""
     try:
-        return int(datetime.fromisoformat(text.strip()).timestamp()) * 1_000_000_000
+        time_ns = int(datetime.fromisoformat(text.strip()).timestamp()) * 1_000_000_000
+        utc(time_ns)  # near the ends of the calendar its offset may lead out of it
+        return time_ns
     except (ValueError, OverflowError, OSError):
         raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 2026-11-01T12:00, or 2026-11-01") from None
 

@@ -104,10 +104,10 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         lost: list[tuple[str, str]] = []
-        if failures is not None:
-            renew_failed(context, catalog, failures)
-        else:
+        if failures is None:
             lost = make_draft_current(context, catalog)
+        elif not renew_failed(context, catalog, failures):
+            return SaveResult(catalog.get("server"))
         check_roots(context, msgspec.json.decode(catalog.get("roots"), type=list[Root]))
         if options.dry_run:
             return estimate_draft(context, catalog)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -92,7 +92,8 @@ class SettingsFile:
             line = key_node.start_mark.line + 1
             key = str(key_node.value)
             if key not in known:
-                self._mistakes.add(line, key if _PLAIN_KEY.fullmatch(key) else "", _unknown(key, known))
+                text = f"unknown key, {expected_instead(key, known)}"
+                self._mistakes.add(line, key if _PLAIN_KEY.fullmatch(key) else "", text)
             elif key in lines:
                 self._mistakes.add(line, key, f"given twice, first in line {lines[key]}")
             else:
@@ -149,11 +150,24 @@ class SettingsFile:
             items = [self._value(key, item, depth + 1) for item in node.value]
             return Given(line, [item for item in items if item is not None])
         if isinstance(node, yaml.MappingNode) and depth < 2:
-            fields = {str(name.value): self._value(key, item, depth + 2) for name, item in node.value}
+            fields = self._fields(key, node, depth)
             whole = {name: item for name, item in fields.items() if item is not None}
             return Given(line, whole) if len(whole) == len(fields) else None
         self._mistakes.add(line, key, "nested too deeply")
         return None
+
+    def _fields(self, key: str, node: yaml.MappingNode, depth: int) -> dict[str, Given | None]:
+        """The values of a mapping by their names; a mistake is noted for a name that comes again."""
+        fields: dict[str, Given | None] = {}
+        lines: dict[str, int] = {}
+        for name_node, item in node.value:
+            name, line = str(name_node.value), name_node.start_mark.line + 1
+            if name in fields:
+                shown = name if _PLAIN_KEY.fullmatch(name) else "a word"
+                self._mistakes.add(line, key, f"{shown} is given twice, first in line {lines[name]}")
+            else:
+                lines[name], fields[name] = line, self._value(key, item, depth + 2)
+        return fields
 
     def _filled(self, line: int, key: str, text: str) -> Given | None:
         missing = []
@@ -178,10 +192,10 @@ class SettingsFile:
         return None if missing else Given(line, filled, _VARIABLE.sub(lambda match: match[3] or "", text))
 
 
-def _unknown(key: str, known: frozenset[str]) -> str:
+def expected_instead(word: str, known: Iterable[str]) -> str:
+    """Return what to write in place of a word that is not known: the nearest one, or any of them."""
     import difflib  # only for those who mistype
 
-    near = difflib.get_close_matches(key, known, n=1)
-    return (
-        f"unknown key, did you mean {near[0]}?" if near else f"unknown key, expected one of {', '.join(sorted(known))}"
-    )
+    words = sorted(known)
+    near = difflib.get_close_matches(word, words, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(words)}"

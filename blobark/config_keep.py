@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import NoReturn
 
-from blobark.config_file import Given
+from blobark.config_file import Given, expected_instead
+from blobark.model import printable
 from blobark.retention import Keep
 
 TAG_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
@@ -20,10 +21,13 @@ def keep_text(_text: str, _base: Path) -> NoReturn:
 
 
 def keep_rules(fields: dict[str, Given], _base: Path) -> Keep:
-    """Read the rules. Raises ValueError("expected ...")."""
+    """Read the rules. Raises ValueError with what is wrong."""
     names = (*COUNTS, "within", "tags")
-    if not fields or not fields.keys() <= set(names):
+    if not fields:
         raise ValueError(f"expected one or more of {', '.join(names)}")
+    unknown = next((name for name in fields if name not in names), None)
+    if unknown is not None:
+        raise ValueError(f"{printable(unknown[:60])} is no rule, {expected_instead(unknown, names)}")
     counts = {name: _count(name, fields[name].value) for name in COUNTS if name in fields}
     within_s = _within_s(fields["within"].value) if "within" in fields else 0
     return Keep(**counts, within_s=within_s, tags=_tags(fields["tags"].value) if "tags" in fields else ())

@@ -23,6 +23,7 @@ from blobark.clock import utc
 from blobark.context import Context
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, EXIT_MISSED, BlobarkError, SnapshotError
 from blobark.model import Entry, Header, display
+from blobark.names import shown
 from blobark.stores.base import Store
 
 _KIND_LETTERS = {"file": "-", "dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "char": "c", "block": "b"}
@@ -188,7 +189,7 @@ def list_history(context: Context, server: str, path: bytes) -> Listing:
     versions = browse.history(trees, wanted)
     first = next(versions, None)
     if first is None:
-        raise SnapshotError(f"{display(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
+        raise SnapshotError(f"{shown(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
     rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
 
@@ -265,7 +266,7 @@ def _entries(tree: Tree, path: bytes) -> Iterator[Entry]:
         found = True
         yield entry
     if not found:
-        raise SnapshotError(f"{display(wanted)} is not in snapshot {tree.header.number}")
+        raise SnapshotError(f"{shown(wanted)} is not in snapshot {tree.header.number}")
 
 
 def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> SnapshotRow:
@@ -288,7 +289,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
 
 def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
     return EntryRow(
-        path=display(tree.path_of(entry)),
+        path=shown(tree.path_of(entry)),
         kind=entry.kind,
         mode=entry.mode,
         owner=entry.user or str(entry.uid),
@@ -297,7 +298,7 @@ def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
         guid=entry.guid,
-        link=display(entry.raw_link) or display(entry.raw_hardlink_to),
+        link=shown(entry.raw_link) or shown(entry.raw_hardlink_to),
         error=entry.error,
     )
 
@@ -306,7 +307,7 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
     entry = version.entry
     return VersionRow(
         snapshots=browse.numbers_text(version.numbers, existing),
-        path=display(version.path),
+        path=shown(version.path),
         size=entry.size,
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
@@ -317,7 +318,7 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
 def _difference_row(found: browse.Difference) -> DifferenceRow:
     before, after = found.before, found.after
     sizes = before.size if before is not None else 0, after.size if after is not None else 0
-    return DifferenceRow(found.change, display(found.path), *sizes)
+    return DifferenceRow(found.change, shown(found.path), *sizes)
 
 
 def _when(time_ns: int) -> str:

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import msgspec
 
 from blobark import retention, snapshot, tags, trash
-from blobark.clock import now_ns
+from blobark.clock import now_ns, utc
 from blobark.context import Context
 from blobark.errors import ConfigError, Fatal, SnapshotError
 from blobark.filelock import state_lock
@@ -121,7 +121,7 @@ def run_prune(context: Context, options: PruneOptions) -> PruneResult:
         holdings = stack.enter_context(Holdings.open(len(server) + 1 + TAG_LENGTH))
         stock = Stock(context, store, server, options.forget)
         stock.take(holdings)
-        judged = _judged(context, stock, options)
+        judged = _judged(context, stock, options, clock_ns)
         stock.name(holdings, frozenset(judgement.number for judgement in judged if not judgement.keep))
         pruning = _Pruning(context, store, stock, holdings, clock_ns, options)
         result = pruning.plan(judged)
@@ -131,10 +131,11 @@ def run_prune(context: Context, options: PruneOptions) -> PruneResult:
         return result
 
 
-def _judged(context: Context, stock: Stock, options: PruneOptions) -> list[Judgement]:
+def _judged(context: Context, stock: Stock, options: PruneOptions, clock_ns: int) -> list[Judgement]:
     candidates = stock.candidates()
     if not options.forget:
-        return retention.judge(candidates, context.config.keep)
+        _warn_of_future(context, stock, clock_ns)
+        return retention.judge(candidates, context.config.keep, clock_ns)
     unknown = sorted(options.forget - set(stock.numbers))
     if unknown:
         raise SnapshotError(f"server {stock.server} has no snapshot {unknown[0]}", "see `blobark snapshots`")
@@ -149,6 +150,15 @@ def _judged(context: Context, stock: Stock, options: PruneOptions) -> list[Judge
         message = f"snapshot {complete} is the newest complete one"
         raise ConfigError(message, "--last-complete forgets it all the same")
     return retention.judge_forgotten(candidates, options.forget)
+
+
+def _warn_of_future(context: Context, stock: Stock, clock_ns: int) -> None:
+    for number, header in stock.headers.items():
+        if retention.is_future(header.started_ns, clock_ns):
+            context.reporter.warn(
+                f"warning: snapshot {number} is dated {header.started}, and the store's clock says {utc(clock_ns)}: "
+                f"it stays, and no rule counts it; `blobark forget {number} --yes` removes it once a newer one is there"
+            )
 
 
 class _Pruning:

@@ -3,12 +3,14 @@
     last: n                     the n newest complete ones
     hourly, ..., yearly: n      the newest complete one of each of the n newest hours, days, weeks (ISO), months, years
                                 that have any; the buckets are UTC's, so summer time moves nothing
-    within: t                   complete ones not older than t before the newest complete one
+    within: t                   complete ones not older than t before the newest complete one (before now, where it is
+                                dated later)
     tags: [name]                those that have one of the tags
 
-Incomplete snapshots satisfy no rule and use up no place of one; only a tag, which a person gave, holds one. Never
-removed, whatever the rules say: the newest snapshot, the newest complete one, and what came after that: nothing shows
-yet that it can be spared.
+Incomplete snapshots satisfy no rule and use up no place of one; only a tag, which a person gave, holds one. Nor do
+those that are dated more than a day later than now: a clock was wrong, and which of them are old cannot be told, so
+they stay. Never removed, whatever the rules say: the newest snapshot, the newest complete one, and what came after
+that: nothing shows yet that it can be spared.
 """
 
 from __future__ import annotations
@@ -26,6 +28,10 @@ NO_RULES = "no keep is configured"
 EXPIRED = "no rule keeps it"
 INCOMPLETE = "incomplete, so no rule counts it"
 FORGOTTEN = "to be forgotten"
+FUTURE = "dated later than now, so no rule counts it"
+
+GRACE_NS = 24 * 3600 * 10**9
+"""Clocks may differ by so much."""
 
 
 class Keep(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,15 +77,18 @@ _BUCKETS: dict[str, Callable[[int], object]] = {
 }
 
 
-def judge(candidates: Iterable[Candidate], keep: Keep | None) -> list[Judgement]:
-    """Judge all snapshots of a server, by number; without `keep` all of them stay."""
+def judge(candidates: Iterable[Candidate], keep: Keep | None, now_ns: int) -> list[Judgement]:
+    """Judge all snapshots of a server, by number, at `now_ns` since 1970 UTC; without `keep` all of them stay."""
     snapshots = sorted(candidates, key=lambda candidate: candidate.number)
     reasons: dict[int, list[str]] = {candidate.number: [] for candidate in snapshots}
     for number, why in _guarded(snapshots):
         reasons[number].append(why)
     if keep is None:
         return [Judgement(c.number, True, (*reasons[c.number], NO_RULES)) for c in snapshots]
-    for number, why in _by_rules(snapshots, keep):
+    for candidate in snapshots:
+        if is_future(candidate.started_ns, now_ns):
+            reasons[candidate.number].append(FUTURE)
+    for number, why in _by_rules(snapshots, keep, now_ns):
         reasons[number].append(why)
     return [
         Judgement(c.number, bool(why), tuple(why) or (EXPIRED if c.complete else INCOMPLETE,))
@@ -94,6 +103,11 @@ def judge_forgotten(candidates: Iterable[Candidate], numbers: frozenset[int]) ->
         Judgement(c.number, c.number not in numbers, (FORGOTTEN,) if c.number in numbers else ())
         for c in sorted(candidates, key=lambda candidate: candidate.number)
     ]
+
+
+def is_future(started_ns: int, now_ns: int) -> bool:
+    """Return whether a snapshot is dated so much later than now that a clock must have been wrong."""
+    return started_ns > now_ns + GRACE_NS
 
 
 def newest_complete(candidates: Iterable[Candidate]) -> int:
@@ -113,9 +127,10 @@ def _guarded(snapshots: list[Candidate]) -> Iterable[tuple[int, str]]:
             yield candidate.number, SINCE_COMPLETE
 
 
-def _by_rules(snapshots: list[Candidate], keep: Keep) -> Iterable[tuple[int, str]]:
+def _by_rules(snapshots: list[Candidate], keep: Keep, now_ns: int) -> Iterable[tuple[int, str]]:
     """Yield (number, why) of what the rules keep."""
-    complete = [candidate for candidate in reversed(snapshots) if candidate.complete]
+    counted = [candidate for candidate in snapshots if not is_future(candidate.started_ns, now_ns)]
+    complete = [candidate for candidate in reversed(counted) if candidate.complete]
     for candidate in complete[: keep.last]:
         yield candidate.number, "last"
     for rule, bucket in _BUCKETS.items():
@@ -126,7 +141,7 @@ def _by_rules(snapshots: list[Candidate], keep: Keep) -> Iterable[tuple[int, str
                 seen.add(key)
                 yield candidate.number, rule
     for candidate in complete if keep.within_s else ():
-        if candidate.started_ns >= complete[0].started_ns - keep.within_s * 1_000_000_000:
+        if candidate.started_ns >= min(complete[0].started_ns, now_ns) - keep.within_s * 1_000_000_000:
             yield candidate.number, "within"
     for candidate in snapshots:
         for tag in sorted(candidate.tags & set(keep.tags)):

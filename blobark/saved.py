@@ -11,6 +11,7 @@ class SaveResult:
 
     server: str = ""
     snapshot: int = 0
+    """0: none was made, since nothing was left of what a journal said had failed."""
     complete: bool = False
     files: int = 0
     file_bytes: int = 0

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from blobark.errors import ConfigError
 from blobark.model import display
+from blobark.names import meant
 from blobark.rules import Patterns
 
 NO_PATTERNS = Patterns(())
@@ -31,7 +32,7 @@ class Selection:
     @classmethod
     def of(cls, paths: Iterable[str], include: Sequence[str], exclude: Sequence[str]) -> Selection:
         """Return the selection of a command line. Raises `ConfigError`."""
-        chosen = tuple(dict.fromkeys(clean_path(os.fsencode(path)) for path in paths))
+        chosen = tuple(dict.fromkeys(clean_path(meant(path)) for path in paths))
         return cls(chosen, patterns("--include", include), patterns("--exclude", exclude))
 
     def __bool__(self) -> bool:

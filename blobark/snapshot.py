@@ -20,6 +20,7 @@ import msgspec
 from blobark.clock import utc
 from blobark.codec import decode_all
 from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, SnapshotNewer, StoreUnusable
+from blobark.headers import check_header
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
 from blobark.segments import MAX_PLAIN_BYTES, read_segment
 from blobark.stores.base import Store
@@ -33,7 +34,6 @@ MENDINGS = 2
 """How often what arrived changed is written again."""
 _GO_ON = "`blobark repair --yes` may mend it; `blobark backup --skip-damaged` goes on without it"
 _NUMBER_DIGITS = 10
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 _Document = TypeVar("_Document", Header, Server)
 
 
@@ -120,21 +120,8 @@ def find(store: Store, server: str, number: int) -> Header | None:
     header = decode(data, Header, f"snapshot {number} of {server}")
     if header.number != number or header.server != server:
         raise SnapshotError(f"snapshot {number} of {server} is not what its name says: it is damaged")
-    _check_header(header)
+    check_header(header)
     return header
-
-
-def _check_header(header: Header) -> None:
-    """Raise `SnapshotError` unless a header agrees with itself."""
-    totals, refs = header.totals, header.segments
-    counted = (sum(ref.entries for ref in refs), sum(ref.files for ref in refs))
-    digests = {ref.digest for ref in refs}
-    if (
-        counted != (totals.entries, totals.files)
-        or len(digests) != len(refs)
-        or not all(_DIGEST.fullmatch(digest) for digest in digests)
-    ):
-        raise SnapshotError(f"snapshot {header.number} of {header.server} contradicts itself: it is damaged")
 
 
 def latest(store: Store, server: str) -> Header | None:

@@ -1,7 +1,8 @@
 """`blobark status`: for every server in the store its last complete snapshot, how old that is, and how it grew.
 
 It reads headers and nothing else. What an incomplete snapshot has does not count as a backup here: a server whose last
-complete snapshot is older than `max_age`, or that has none, is late, and the exit code is 6.
+complete snapshot is older than `max_age` is late, and so is one, whatever `max_age` says, that has none, or one that
+is dated later than this machine's clock: how old that is nobody knows. Then the exit code is 6.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ HEADING = (
     f"{'server':<20} {'snapshot':>8} {'time (UTC)':<20} {'age':>8} {'files':>12} {'bytes':>18} {'growth':>16}  state"
 )
 
+GRACE_S = 900
+"""Clocks may differ by so much."""
+
 
 class StatusRow(msgspec.Struct, frozen=True):
     """A server: its last complete snapshot (0: none), which shows the tree of `time`; bytes are those of the files."""
@@ -30,6 +34,7 @@ class StatusRow(msgspec.Struct, frozen=True):
     snapshot: int
     time: str
     age_s: int | None
+    """None where there is no such snapshot, and where its time has not come yet."""
     files: int
     file_bytes: int
     growth_bytes: int | None
@@ -37,17 +42,26 @@ class StatusRow(msgspec.Struct, frozen=True):
     incomplete_since: int
     """Snapshots after it, none of which is complete."""
     late: bool
+    """Older than `max_age`, or of no known age."""
 
     def line(self) -> str:
         """Return the line for a person."""
-        state = "LATE" if self.late else "ok"
+        state = self._state()
         if self.incomplete_since:
             state += f", {self.incomplete_since} incomplete since"
-        if self.age_s is None:
+        if not self.snapshot:
             return f"{self.server:<20} {'none':>8} {'':<20} {'':>8} {'':>12} {'':>18} {'':>16}  {state}"
         growth = "" if self.growth_bytes is None else f"{self.growth_bytes:+,}"
-        what = f"{self.time:<20} {age(self.age_s):>8} {self.files:>12,} {self.file_bytes:>18,} {growth:>16}"
+        shown = "?" if self.age_s is None else age(self.age_s)
+        what = f"{self.time:<20} {shown:>8} {self.files:>12,} {self.file_bytes:>18,} {growth:>16}"
         return f"{self.server:<20} {self.snapshot:>8} {what}  {state}"
+
+    def _state(self) -> str:
+        if not self.snapshot:
+            return "NONE: no complete snapshot"
+        if self.age_s is None:
+            return "AGE UNKNOWN: it is dated in the future, so a clock is wrong"
+        return "LATE" if self.late else "ok"
 
 
 def list_status(context: Context, server: str) -> Listing:
@@ -72,6 +86,12 @@ def age(seconds: int) -> str:
     if seconds < 2 * 3600:
         return f"{seconds // 60} min"
     return f"{seconds // 3600} h" if seconds < 3 * 86400 else f"{seconds // 86400} days"
+
+
+def known_age_s(started_ns: int) -> int | None:
+    """Return how many seconds ago it was, None where that is yet to come; clocks may differ by a quarter of an hour."""
+    age_s = (now_ns() - started_ns) // 1_000_000_000
+    return max(age_s, 0) if age_s >= -GRACE_S else None
 
 
 def _rows(
@@ -105,9 +125,9 @@ def _row(context: Context, store: Store, name: str, limit_s: int | None, failed:
         if len(complete) == 2:
             break
     if not complete:
-        return StatusRow(name, 0, "", None, 0, 0, None, since, limit_s is not None)
+        return StatusRow(name, 0, "", None, 0, 0, None, since, late=True)
     last, totals = complete[0], complete[0].totals
-    age_s = (now_ns() - last.started_ns) // 1_000_000_000
+    age_s = known_age_s(last.started_ns)
     growth = totals.file_bytes - complete[1].totals.file_bytes if len(complete) == 2 else None
-    late = limit_s is not None and age_s > limit_s
+    late = age_s is None or (limit_s is not None and age_s > limit_s)
     return StatusRow(name, last.number, last.started, age_s, totals.files, totals.file_bytes, growth, since, late)

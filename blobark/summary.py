@@ -92,6 +92,8 @@ def _index(result: IndexResult, config: Config) -> Rows:
 
 
 def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
+    if not result.snapshot:
+        return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
         ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),

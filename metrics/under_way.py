@@ -18,6 +18,9 @@ _BEGAN, _DONE = 0, 1
 
 now = time.perf_counter_ns
 
+_MOST_BYTES = (1 << 63) - 1
+"""What a row can say; a damaged manifest may say more."""
+
 
 class InHand(NamedTuple):
     """An item in work: since when, how much of it is done, of how much (0: not known), and its name.
@@ -44,7 +47,7 @@ class UnderWay:
         length = len(name)
         if length > _NAME_BYTES:
             name = name[-_NAME_BYTES:]
-        _ROW.pack_into(self._memory, row * _ROW.size, now(), 0, size_bytes, length, name)
+        _ROW.pack_into(self._memory, row * _ROW.size, now(), 0, min(size_bytes, _MOST_BYTES), length, name)
 
     def add(self, row: int, size_bytes: int) -> None:
         """Note that so much more of a row's item is done."""

@@ -85,10 +85,53 @@ def test_roots_that_cannot_be_are_refused(scene: Scene, roots: list[Fields]) -> 
     scene.restore(4, settled=False)
 
 
+FAR = 10**30
+
+TIMES: dict[str, Fields] = {
+    "no time": {"started": "x"},
+    "another time": {"started": "2026-01-02T03:04:06Z"},
+    "no zone": {"started": "2026-01-02T03:04:05"},
+    "after all time": {"started_ns": FAR},
+    "before all time": {"started_ns": -FAR},
+    "before 1970": {"started": "1969-12-31T23:59:59Z", "started_ns": -(10**9)},
+    "no end": {"ended": "y"},
+    "an end without a zone": {"ended": "2026-01-02T03:04:06"},
+}
+
+
+@pytest.mark.parametrize("fields", [{"roots": []}, *TIMES.values()], ids=["no roots", *TIMES.keys()])
+def test_every_command_says_that_a_header_contradicts_itself(scene: Scene, fields: Fields) -> None:
+    scene.workspace.configure(keep={"daily": 3, "within": "3d"}, server="web1")
+    scene.forge.snapshot(scene.forge.file("a"), **fields)
+    check_contradiction(scene)
+
+
+@pytest.mark.parametrize("roots", ROOTS.values(), ids=ROOTS.keys())
+def test_every_command_says_that_roots_contradict_each_other(scene: Scene, roots: list[Fields]) -> None:
+    scene.workspace.configure(keep={"daily": 3, "within": "3d"}, server="web1")
+    scene.forge.publish(scene.forge.header([scene.forge.segment([item("", "dir")])], roots=roots))
+    check_contradiction(scene)
+
+
+def check_contradiction(scene: Scene) -> None:
+    for command, options, code in (
+        ("restore", [], 4),
+        ("restore", ["--in-place"], 4),
+        ("verify", [], 7),
+        ("prune", ["--yes"], 4),
+        ("snapshots", [], 3),
+        ("ls", [], 4),
+    ):
+        run = scene.workspace.run(command, *options, expect=code)
+        assert "Traceback" not in run.stderr
+        said = run.stderr + json.dumps(run.result)
+        assert "contradicts itself: it is damaged" in said, (command, said)
+
+
 @pytest.mark.parametrize("name", ["../outside", "/srv/../../outside", "", "outside"])
 def test_the_name_of_a_single_root_leads_nowhere(scene: Scene, name: str) -> None:
     scene.forge.snapshot(scene.forge.file("a"), roots=[{"name": name, "entries": 2}])
-    scene.restore((0, 4))
+    scene.restore(4)
 
 
 @pytest.mark.parametrize("name", ["web2", "../../outside", "\x1b[2J\n", ""])

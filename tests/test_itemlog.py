@@ -210,7 +210,12 @@ def test_a_save_repeats_what_failed_and_nothing_else(workspace: Powerless, sourc
     assert missing_content(workspace.store) == []
     workspace.run("restore")
     assert contents_of(workspace.restored) | {"b": b""} == contents_of(source) | {"b": b""}
-    assert "nothing that failed in that run" in workspace.run("save", "--retry-failed", str(journal)).stderr
+    for options in ([], ["--dry-run"], []):
+        run = workspace.run("save", "--retry-failed", str(journal), *options)
+        assert "nothing is done: nothing that failed in that run" in run.stderr
+        assert run.result["snapshot"] == 0
+    assert "none was made" in workspace.execute("save", "--retry-failed", str(journal)).stdout.decode()
+    assert len(list(workspace.store.glob("blobark/web1/snapshots/*"))) == 3
 
 
 def test_content_of_before_gives_way_to_what_is_read_again(workspace: Powerless, source: Path) -> None:

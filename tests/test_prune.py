@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from blobark.clock import utc
 from tests.forked import Forking
 from tests.manifests import content_keys, read_manifest
 from tests.pruned import Machine, age, check_restores, check_whole, lists, named, numbers, path_of, unnamed
@@ -125,6 +126,31 @@ def test_tags_are_shown_hold_snapshots_and_go_with_them(machine: Years) -> None:
     check_restores(machine, machine.trees)
     assert "cannot be a tag" in machine.run("tag", "2", "Not This", expect=2).stderr
     assert "has no snapshot 9" in machine.run("tag", "9", "x", expect=4).stderr
+
+
+def test_only_a_tag_that_is_there_is_taken_away(machine: Years) -> None:
+    machine.run("tag", "2", "audit")
+    assert "--remove takes away the tags that are named" in machine.run("tag", "2", "--remove", expect=2).stderr
+    run = machine.run("tag", "2", "audit", "other", "--remove", expect=2)
+    assert "snapshot 2 of web1 has no tag other: it has audit" in run.stderr
+    assert machine.run("tag", "2").result["tags"] == ["audit"]
+
+
+def test_a_snapshot_of_a_clock_that_runs_ahead_costs_no_other(machine: Years) -> None:
+    machine.configure(keep={"within": "30d"})
+    header = path_of(machine.store, "blobark/web1/snapshots/0000000004")
+    data = json.loads(header.read_bytes())
+    ahead_ns = data["started_ns"] + 4000 * 86_400 * 10**9
+    header.write_text(json.dumps({**data, "started": utc(ahead_ns), "started_ns": ahead_ns}))
+    run = machine.run("prune", "--yes")
+    assert going(run.result) == []
+    assert numbers(machine.store) == [1, 2, 3, 4]
+    (line,) = run.stderr.splitlines()
+    assert line.startswith(f"warning: snapshot 4 is dated {utc(ahead_ns)}, and the store's clock says ")
+    machine.next(changing="when the clock is right again")
+    assert going(plan(machine)) == []
+    machine.run("forget", "4", "--yes")
+    assert numbers(machine.store) == [1, 2, 3, 5]
 
 
 def test_forget_removes_what_is_named_and_nothing_else(machine: Years) -> None:

@@ -378,3 +378,15 @@ def test_write_once(
         assert machine.guids()[name] != key
         assert machine.run("verify", "--read", "--snapshot", "2").result["damaged"] == 0
         check_restored(machine)
+
+
+@pytest.mark.parametrize("what", ["endless", "deep", "no JSON"])
+def test_a_file_that_is_no_verification_is_told_in_one_line(tmp_path: Path, source: Path, what: str) -> None:
+    machine = Machine(tmp_path / "one", source, server="web1", skip_path=["skipped"])
+    machine.run("backup")
+    file = tmp_path / "found"
+    file.write_bytes(b'{"items":' + b"[" * 100_000 if what == "deep" else b"\xff")
+    if what == "endless":
+        file = Path("/dev/zero")
+    (line,) = machine.run("repair", str(file), expect=2).stderr.splitlines()
+    assert line.startswith(f"blobark: {file} is longer than 64 MiB" if what == "endless" else f"blobark: {file} is not")

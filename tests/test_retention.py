@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from blobark.retention import (
     EXPIRED,
+    FUTURE,
     INCOMPLETE,
     NEWEST,
     NEWEST_COMPLETE,
@@ -25,6 +26,8 @@ from blobark.retention import (
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
 START = datetime(2024, 1, 1, 2, 30, tzinfo=UTC)
+NOW_NS = calendar.timegm((2100, 1, 1, 0, 0, 0)) * 10**9
+"""Later than any snapshot here."""
 
 
 def ns(moment: datetime) -> int:
@@ -38,11 +41,11 @@ def daily(days: int, *, incomplete: frozenset[int] = frozenset()) -> list[Candid
 
 
 def kept(candidates: list[Candidate], **rules: Any) -> list[int]:
-    return [judgement.number for judgement in judge(candidates, Keep(**rules)) if judgement.keep]
+    return [judgement.number for judgement in judge(candidates, Keep(**rules), NOW_NS) if judgement.keep]
 
 
 def why(candidates: list[Candidate], number: int, keep: Keep | None) -> tuple[str, ...]:
-    return next(judgement.reasons for judgement in judge(candidates, keep) if judgement.number == number)
+    return next(judgement.reasons for judgement in judge(candidates, keep, NOW_NS) if judgement.number == number)
 
 
 # The model: written from the words of config.yaml, with strings for buckets and a full table for each rule
@@ -97,7 +100,7 @@ def test_it_keeps_what_the_model_keeps(rows: list[tuple[int, bool, frozenset[str
     for number, (hours, complete, tags) in enumerate(rows, 1):
         time_ns += hours % 1000 * HOUR_NS
         candidates.append(Candidate(number, time_ns, complete, tags))
-    judged = judge(reversed(candidates), keep)
+    judged = judge(reversed(candidates), keep, NOW_NS)
     assert [judgement.number for judgement in judged] == [c.number for c in candidates]
     assert {judgement.number for judgement in judged if judgement.keep} == model(candidates, keep)
     assert all(judgement.reasons for judgement in judged)
@@ -111,9 +114,9 @@ def test_what_is_left_is_left_the_next_time_too(rows: list[tuple[int, bool, froz
     ]
     candidates.sort(key=lambda candidate: candidate.started_ns)
     candidates = [candidate._replace(number=number) for number, candidate in enumerate(candidates, 1)]
-    stays = {judgement.number for judgement in judge(candidates, keep) if judgement.keep}
+    stays = {judgement.number for judgement in judge(candidates, keep, NOW_NS) if judgement.keep}
     left = [candidate for candidate in candidates if candidate.number in stays]
-    assert all(judgement.keep for judgement in judge(left, keep))
+    assert all(judgement.keep for judgement in judge(left, keep, NOW_NS))
 
 
 def test_each_rule_by_hand() -> None:
@@ -162,9 +165,9 @@ def test_a_tag_holds_even_an_incomplete_one() -> None:
 
 def test_without_rules_everything_stays() -> None:
     month = daily(30)
-    judged = judge(month, None)
+    judged = judge(month, None, NOW_NS)
     assert all(judgement.keep and NO_RULES in judgement.reasons for judgement in judged)
-    assert judge([], None) == judge([], Keep(last=1)) == []
+    assert judge([], None, NOW_NS) == judge([], Keep(last=1), NOW_NS) == []
 
 
 @pytest.mark.parametrize("ahead_days", [400, -400])
@@ -174,3 +177,28 @@ def test_a_clock_that_was_wrong_once_removes_nothing_more(ahead_days: int) -> No
     month[10] = wrong
     assert set(kept(month, daily=7)) >= {25, 26, 27, 28, 29, 30}
     assert set(kept(month, within_s=5 * 86_400)) >= {25, 26, 27, 28, 29, 30}
+
+
+def test_one_that_is_dated_in_the_future_costs_no_other() -> None:
+    four = daily(4)
+    now_ns = four[-1].started_ns + HOUR_NS
+    ahead = Candidate(5, four[-1].started_ns + 4000 * DAY_NS, True)
+    for keep in (Keep(within_s=30 * 86_400), Keep(last=4), Keep(daily=4), Keep(yearly=1, last=4)):
+        judged = judge([*four, ahead], keep, now_ns)
+        assert [judgement.keep for judgement in judged] == [True] * 5
+        assert FUTURE in judged[-1].reasons
+    # When a newer one with the right time is there it is kept still, and counted by nothing.
+    after = ahead._replace(number=6, started_ns=now_ns)
+    judged = judge([*four, ahead, after], Keep(last=2), now_ns)
+    assert [judgement.number for judgement in judged if judgement.keep] == [4, 5, 6]
+
+
+@pytest.mark.parametrize(("ahead_ns", "is_counted"), [(DAY_NS, True), (DAY_NS + 1, False)])
+def test_a_day_of_grace(ahead_ns: int, is_counted: bool) -> None:
+    """Within the day it is counted, and `within` goes back from now."""
+    four = daily(4)
+    now_ns = four[-1].started_ns
+    ahead = Candidate(5, now_ns + ahead_ns, True)
+    judged = {judgement.number: judgement for judgement in judge([*four, ahead], Keep(within_s=86_400), now_ns)}
+    assert [number for number, judgement in judged.items() if judgement.keep] == [3, 4, 5]
+    assert ("within" in judged[5].reasons, FUTURE in judged[5].reasons) == (is_counted, not is_counted)

@@ -190,7 +190,8 @@ def test_tag(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path,
     else:
         assert run.result["tags"] == ["important"]
         check_refused(workspace.run("tag", "1", "important", "--remove", expect=4))
-    assert before.run("tag", "1", "important", "--remove").result["tags"] == []
+    taken = before.run("tag", "1", "important", "--remove", expect=2 if run.code else 0)
+    assert taken.result.get("tags", []) == []
 
 
 @pytest.mark.parametrize("rights", ["rl", "r", "l"])

@@ -170,6 +170,9 @@ def test_at_takes_the_last_complete_snapshot_of_a_time_or_before(tmp_path: Path)
     assert restored("2026-11-01", expect=4) == (0, "")
     said = workspace.run("restore", "--at", "2026-11-01T10:00Z").stderr
     assert "--at 2026-11-01T10:00:00Z: snapshot 1 of 2026-11-01T10:00:00Z" in said
+    for out_of_the_calendar in ("9999-12-31T23:59:59-23:00", "0001-01-01T00:00:00+23:00"):
+        said = workspace.run("restore", "--at", out_of_the_calendar, expect=2).stderr
+        assert "is not a time such as" in said
 
 
 # Places

@@ -99,6 +99,31 @@ def test_without_a_limit_nothing_is_late(workspace: Workspace) -> None:
     assert rows(workspace)["web2"]["late"] is False
 
 
+@pytest.mark.parametrize("max_age", ["26h", ""])
+def test_one_that_is_dated_in_the_future_has_no_age(workspace: Workspace, max_age: str) -> None:
+    workspace.configure(max_age=max_age)
+    change(workspace, "web2", 1, **at(-4000 * 24))
+    row = rows(workspace, expect=6)["web2"]
+    assert (row["snapshot"], row["age_s"], row["late"]) == (1, None, True)
+    done = workspace.execute("status")
+    assert done.returncode == 6
+    assert (
+        done.stdout.decode().splitlines()[2].endswith("  AGE UNKNOWN: it is dated in the future, so a clock is wrong")
+    )
+    change(workspace, "web2", 1, **at(-0.2))
+    assert rows(workspace)["web2"]["age_s"] == 0
+
+
+def test_a_server_without_any_complete_snapshot_has_no_backup(workspace: Workspace) -> None:
+    del workspace.settings["max_age"]
+    workspace.configure()
+    change(workspace, "web2", 1, complete=False)
+    assert rows(workspace, expect=6)["web2"]["late"] is True
+    done = workspace.execute("status")
+    assert done.returncode == 6
+    assert done.stdout.decode().splitlines()[2].endswith("  NONE: no complete snapshot, 1 incomplete since")
+
+
 def test_an_incomplete_snapshot_is_no_backup(workspace: Workspace) -> None:
     change(workspace, "web1", 1, **at(50))
     change(workspace, "web1", 2, complete=False)

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -329,3 +329,32 @@ def test_a_rebuild_takes_the_lock_too(far: tuple[ShortLock, ShortLock], containe
     assert "holds the lock of web1" in line
     lease.release()
     assert other.run("rebuild", "--server", "web1", expect=3).result["snapshot"] == 1
+
+
+def link(path: Path) -> None:
+    path.symlink_to("elsewhere")
+
+
+IN_THE_WAY: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "a symlink": ("0000000001.blob", link, "is no plain file"),
+    "a folder": ("0000000001.blob", Path.mkdir, "is no plain file"),
+    "the last number": ("9999999999.blob", lambda path: path.write_text("?"), "has the last number there is"),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "why"), IN_THE_WAY.values(), ids=IN_THE_WAY.keys())
+def test_what_was_never_a_lock_is_named(tmp_path: Path, name: str, make: Callable[[Path], object], why: str) -> None:
+    """Nobody holds it, so nobody would ever let go of it."""
+    workspace = Workspace(tmp_path / "work", small_tree(tmp_path / "source", "a"), server="web1")
+    file = workspace.store / LOCK / name
+    file.parent.mkdir(parents=True)
+    make(file)
+    an_hour_ago = time.time() - 3600
+    os.utime(file, (an_hour_ago, an_hour_ago), follow_symlinks=False)
+    (line,) = workspace.run("backup", expect=4).stderr.splitlines()
+    assert line.startswith(f"blobark: {file} {why}, and keeps everybody from the lock of web1: ")
+    if file.is_dir() and not file.is_symlink():
+        file.rmdir()
+    else:
+        file.unlink()
+    workspace.run("backup")

@@ -2,7 +2,8 @@
 
 Files change, are renamed, copied and deleted; on some days one cannot be read, a save or a prune is killed on the way,
 the local state is lost; how content is stored changes each quarter; and a second machine prunes as well. The clock of
-the machine is moved a day at a time, and everything in the store is made a day older.
+the machine begins two years ago, so that no snapshot is dated later than the store's clock, and is moved a day at a
+time; everything in the store is made a day older.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ class Years:
 def test_two_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forking: Forking) -> None:
     Machine.forking = forking
     real_ns = time.time_ns
-    offset_ns = 0
+    offset_ns = -DAYS * DAY_S * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: real_ns() + offset_ns)
     years = Years(tmp_path, monkeypatch)
     machine = years.machine

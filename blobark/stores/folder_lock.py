@@ -15,17 +15,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
 
-from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ContentError, LockHeld
+from blobark.errors import BlobarkError, BlobExists, BlobNotFound, ContentError, Fatal, LockHeld
 from blobark.holder import Holder, read_holder
+from blobark.model import display
 from blobark.stores.base import Store
 from blobark.stores.newfile import NewFiles
 from blobark.stores.paths import path_of
 
+_MOST = 9_999_999_999
+"""The last number that has ten digits."""
 _WRITE = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -53,7 +57,7 @@ class FolderLock:
         self._server = ""
 
     def take(self, holder: Holder) -> None:
-        """Take the lock. Raises `LockHeld`."""
+        """Take the lock. Raises `LockHeld`; `Fatal` where something is in the way that was never a lock."""
         self._server = holder.server
         last = self._last()
         is_silent = False
@@ -62,9 +66,12 @@ class FolderLock:
             if not is_silent:
                 raise self._held(last.holder)
         self._number = last.number + 1 if last is not None else 1
+        if self._number > _MOST:
+            raise self._in_the_way(_MOST, "has the last number there is")
         try:
             self._store.put(self._key_of(self._number), msgspec.json.encode(holder), {})
         except BlobExists:
+            self._check_is_file(self._number)
             raise self._held(Holder()) from None
         was_heard_of = is_silent and last is not None and self._mtime_ns(last.number) not in (last.mtime_ns, 0)
         if was_heard_of or max(self._numbers(), default=0) != self._number:
@@ -114,6 +121,18 @@ class FolderLock:
         except OSError:
             return 0
         return status.st_mtime_ns
+
+    def _check_is_file(self, number: int) -> None:
+        """Raise `Fatal` where something else stands under a lock's name: a listing passes over it, and it stays."""
+        with contextlib.suppress(FileNotFoundError):
+            found = os.stat(path_of(self._key_of(number)), dir_fd=self._folder_fd, follow_symlinks=False)
+            if not stat.S_ISREG(found.st_mode):
+                raise self._in_the_way(number, "is no plain file")
+
+    def _in_the_way(self, number: int, why: str) -> Fatal:
+        where = display(os.path.join(os.fsencode(self._store.name), os.fsencode(path_of(self._key_of(number)))))
+        hint = "it is not Blobark's: remove it when no run is writing there"
+        return Fatal(f"{where} {why}, and keeps everybody from the lock of {self._server}", hint)
 
     def _now_ns(self) -> int:
         """Return what the file system's clock says."""
