@@ -92,6 +92,8 @@ def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> N
         "rclone": partial(Rclone, args.rclone, defaults=args.defaults),
         "azcopy": partial(AzCopy, args.azcopy, work, args.put_md5),
     }
+    if args.bench is small:
+        makers["restic"] = partial(Restic, args.restic, args.rclone)
     tools = find(args, makers)
     tree = make_tree(work, args, (args.size, args.size))
     made: list[str] = []

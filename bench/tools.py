@@ -115,9 +115,7 @@ class Rclone:
         options: list[str | Path] = []
         there = str(place.folder / "store")
         if place.account:
-            settings = {"TYPE": "azureblob", "ACCOUNT": place.account.name, "KEY": place.account.key}
-            settings["ENDPOINT"] = place.account.endpoint
-            environment |= {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
+            environment |= _remote(place.account)
             there = f"bench:{place.container}"
             options = [] if self._defaults else ["--transfers", "20"]
         (place.folder / "rclone.conf").touch()
@@ -167,32 +165,46 @@ class AzCopy:
 
 
 class Restic:
-    """restic with a repository in a folder."""
+    """restic with a repository in a folder; on Azure through rclone, as its own way there takes no endpoint."""
 
     name = "restic"
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, rclone: str = "") -> None:
         self._program = _found(path or "restic")
+        self._rclone = rclone
         self.version = ask([self._program, "version"]).split()[1]
 
     def jobs(self, place: Place) -> Mapping[str, Job]:
+        settings: dict[str, str] = {}
+        options: list[str | Path] = []
+        there = str(place.folder / "store")
         if place.account:
-            return {}
-        environment = {
-            "RESTIC_REPOSITORY": str(place.folder / "store"),
+            program = _found(self._rclone or _beside_python("rclone") or "rclone")
+            settings = _remote(place.account) | {"RCLONE_CONFIG": str(place.folder / "rclone.conf")}
+            options = ["-o", f"rclone.program={program}"]
+            there = f"rclone:bench:{place.container}/repository"
+            (place.folder / "rclone.conf").touch()
+        environment = settings | {
+            "RESTIC_REPOSITORY": there,
             "RESTIC_CACHE_DIR": str(place.folder / "cache"),
             "RESTIC_PASSWORD": RESTIC_PASSWORD,
         }
         # Backed up as `.`, so that the tree is restored without the names of the folders above it.
-        backup: list[str | Path] = [self._program, "backup", "--quiet", "."]
-        restore: list[str | Path] = [self._program, "restore", "latest", "--target", place.restored]
+        backup: list[str | Path] = [self._program, *options, "backup", "--quiet", "."]
+        restore: list[str | Path] = [self._program, *options, "restore", "latest", "--target", place.restored]
 
-        ask([self._program, "init"], environment)
+        ask([self._program, *options, "init"], environment)
         return {
             "save": Job([backup], environment, folder=place.tree),
             "unchanged": Job([backup], environment, folder=place.tree),
             "restore": Job([restore], environment),
         }
+
+
+def _remote(account: Account) -> dict[str, str]:
+    """Return the environment in which `bench:` is an account for rclone."""
+    settings = {"TYPE": "azureblob", "ACCOUNT": account.name, "KEY": account.key, "ENDPOINT": account.endpoint}
+    return {f"RCLONE_CONFIG_BENCH_{name}": value for name, value in settings.items()}
 
 
 def _beside_python(name: str) -> str:

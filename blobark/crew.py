@@ -78,7 +78,7 @@ class Crew:
                 for end in (ours, *(member.socket for member in self._members)):
                     end.close()
                 engine.stages.share(number + 1, wanted + 1)
-                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto, stages=engine.stages)
+                share = Engine(workers, max_bytes, engine.stop, auto=engine.auto, first=1, stages=engine.stages)
                 serve_and_exit(Server(theirs, share, makers, counters))
             theirs.close()
             self._members.append(

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from blobark.errors import Fatal, Interrupted, ItemError, StoreError
-from blobark.pace import Pace
+from blobark.pace import FIRST_WORKERS, Pace
 from metrics.stages import TURN, Stages
 
 Job = TypeVar("Job")
@@ -128,7 +128,8 @@ def beside(work: Callable[[], None], name: str) -> threading.Thread:
 class Engine:
     """Runs work on `workers` threads with at most `max_bytes` of content in flight.
 
-    With `auto` there are as many threads as pay, and `workers` at most; `pace.workers` tells how many those are.
+    With `auto` there are as many threads as pay, `first` in the beginning and `workers` at most; `pace.workers` tells
+    how many those are.
     `stop`, once set (by a signal's handler, say), makes `run` raise `Interrupted`.
     """
 
@@ -139,13 +140,14 @@ class Engine:
         stop: threading.Event,
         *,
         auto: bool = False,
+        first: int = FIRST_WORKERS,
         stages: Stages | None = None,
     ) -> None:
         self.workers = workers
         self.auto = auto
         self.max_bytes = max_bytes
         self.stop = stop
-        self.pace = Pace(workers, auto=auto)
+        self.pace = Pace(workers, auto=auto, first=first)
         self.stages = stages or Stages(workers)
         """Where the work notes what its time goes to."""
         self.turn = Turn(self.stages)

@@ -20,9 +20,16 @@ class Simulated:
     def __init__(self, latency_s: float, *, most: int = 256, most_a_second: float = 1e9, auto: bool = True) -> None:
         self.now_s = self.processor_s = 0.0
         self.latency_s = latency_s
+        self.idle_cores = 8.0
         self.most_a_second = most_a_second
         self.jobs = 0
-        self.pace = Pace(most, auto=auto, clock=lambda: self.now_s, processor=lambda: self.processor_s)
+        self.pace = Pace(
+            most,
+            auto=auto,
+            clock=lambda: self.now_s,
+            processor=lambda: self.processor_s,
+            idle=lambda: self.idle_cores * self.now_s,
+        )
         self._lane_free_s = 0.0
         self._running: list[tuple[float, float, int]] = []
 
@@ -101,3 +108,19 @@ def test_one_thread_is_the_least() -> None:
     simulated = Simulated(0.02, most=1)
     simulated.run(5)
     assert simulated.pace.workers == 1
+
+
+def test_where_no_processor_is_idle_no_more_threads_are_tried_for_work_that_needs_it() -> None:
+    """Near a store on a machine that others use up, a thread that has half a processor waits for the other half."""
+    for idle_cores in (0.0, 8.0):
+        simulated = Simulated(0.0006)
+        simulated.idle_cores = idle_cores
+        simulated.run(20)
+        assert (simulated.pace.workers > 2) == (idle_cores > 0)
+
+
+def test_where_no_processor_is_idle_waiting_for_a_far_store_still_pays() -> None:
+    simulated = Simulated(0.1)
+    simulated.idle_cores = 0.0
+    simulated.run(20)
+    assert simulated.pace.workers >= 64
