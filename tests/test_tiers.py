@@ -128,7 +128,7 @@ def test_what_is_right_already_needs_nothing(workspace: Workspace, container: Co
     archive(container, *workspace.guids().values())
     assert workspace.run("restore").result["kept"] == FILES + 2
     (workspace.restored / "sub" / "file-2").unlink()
-    assert workspace.run("restore", expect=4).result["error"].startswith("1 items that are to be restored")
+    assert workspace.run("restore", expect=4).result["error"].startswith("in the archive tier: 1 item to be restored")
     assert workspace.run("restore", "--rehydrate", "standard").result["written"] == 1
 
 
