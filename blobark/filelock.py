@@ -65,6 +65,7 @@ def state_lock(
             patience_s = 0.0
         _write(descriptor, msgspec.json.encode(this_process("", "", command)))
         yield _known_as(os.fstat(descriptor))
+        _write(descriptor, b"")  # whoever ends with an error, or is killed, may leave its name: nobody reads it then
     finally:
         os.close(descriptor)
 
