@@ -1,11 +1,13 @@
 """Once more what a run's journal says failed: of a save the draft's entries, of a restore the manifest's.
 
-An item is known by the path that the journal has: of a save the absolute one, of a restore that below its target.
+An item is known by the path that the journal has: of a save the absolute one, of a restore that below its target,
+which is the journal's too unless the command line names another.
 """
 
 from __future__ import annotations
 
 import base64
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -74,20 +76,34 @@ def _errors(catalog: Catalog) -> list[tuple[int, Entry]]:
     return [(sequence, entry) for sequence, entry in catalog.entries(segments) if entry.error]
 
 
-def restore_failures(file: Path, target: bytes) -> Failures:
-    """Return what failed in a restore to `target` (b"": wherever that was). Raises `ConfigError`."""
+def restore_failures(file: Path) -> Failures:
+    """Return what failed in a restore. Raises `ConfigError`."""
     failures = read_failures(file, "restore")
-    run = failures.run
-    before = base64.b64decode(run.target_b64) if run.target_b64 else run.target.encode()
-    if not run.snapshot:
+    if not failures.run.snapshot:
         raise ConfigError(
             "that run restored a bare map, and only the restore of a snapshot can be repeated by its journal"
         )
-    if target not in (b"", before):
-        raise ConfigError(
-            f"that run restored to {display(before)}, and restore_root is another", "say where with --to DIR"
-        )
     return failures
+
+
+def restore_target(file: Path, *, in_place: bool) -> bytes:
+    """Return to where a restore was, absolute; `in_place` is whether the repetition is told to be.
+
+    Raises:
+        ConfigError: the journal is none of a restore, or that was in place, and this is not to be, or the reverse.
+    """
+    run = restore_failures(file).run
+    try:
+        target = base64.b64decode(run.target_b64, validate=True) if run.target_b64 else run.target.encode()
+    except ValueError:
+        target = b""
+    if not target.startswith(b"/") or b"\0" in target:
+        raise ConfigError(f"the journal {display(os.fsencode(file))} does not say to where", "say --to DIR")
+    if in_place and target != b"/":
+        raise ConfigError(f"that run restored to {display(target)}, not in place", "leave out --in-place")
+    if target == b"/" and not in_place:
+        raise ConfigError("that run restored in place", "say --in-place again, or --to DIR")
+    return target
 
 
 class FailedManifest(Manifest):

@@ -13,7 +13,7 @@ from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.arguments_pruning import COMMANDS as PRUNING_COMMANDS
-from blobark.arguments_restore import RESTORE
+from blobark.arguments_restore import RESTORE, repeated_target
 from blobark.backup import BackupOptions, run_backup
 from blobark.command import Command
 from blobark.commands import IndexOptions, SaveOptions, run_doctor, run_index, run_save
@@ -52,7 +52,8 @@ def parse(argv: list[str], command: str | None) -> argparse.Namespace:
     if command is not None:
         return _one(command, COMMANDS[command].script).parse_intermixed_args(argv, argparse.Namespace(command=command))
     about = "GUID-indexed backup and restore for Azure Blob Storage and folders."
-    listed = "\n".join(f"  {name:<9}{item.about}" for name, item in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    listed = "\n".join(f"  {name:<{width}}{item.about}" for name, item in COMMANDS.items())
     parser = _Parser(
         prog="blobark",
         usage="blobark COMMAND [options]",
@@ -83,9 +84,11 @@ def every_command() -> argparse.ArgumentParser:
 
 
 def overrides(options: argparse.Namespace) -> dict[str, object]:
-    """Return the configuration keys that the command line sets."""
+    """Return the configuration keys that the command line sets, itself or by the journal that it names."""
     keys = ("restore_root", "max_workers", "part_size", "metrics_log_file")
-    return {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    given = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    target = repeated_target(options)
+    return given if target is None else {**given, "restore_root": target}
 
 
 def _one(name: str, prog: str) -> _Parser:

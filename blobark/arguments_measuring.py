@@ -67,7 +67,9 @@ def _drill_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slowdown", type=_more, default=0.5, metavar="MORE", help=text)
     text = "only check this evidence of a drill; needs no configuration and no store"
     parser.add_argument("--verify", type=Path, metavar="FILE", help=text)
-    text = "with --verify: whose signature it must be, as 64 hex digits or a file with them"
+    text = (
+        "with --verify: whose signature it must be: the public key that a drill prints, or a file that you wrote it to"
+    )
     parser.add_argument("--key", default="", metavar="PUBLIC", help=text)
 
 
@@ -159,7 +161,7 @@ COMMANDS = {
     "drill": Command(
         "blobark drill",
         "restore to a scratch folder, compare with the snapshot, and sign what was found",
-        "\n--full --scratch /mnt/big\n--sample 20% --slowdown 30%\n--verify evidence.json --key drill-key.pub",
+        "\n--full --scratch /mnt/big\n--sample 20% --slowdown 30%\n--verify evidence.json --key public-key.txt",
         _drill_options,
         _drill,
         False,

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from blobark.again import restore_target
 from blobark.command import Command, moment_ns, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
@@ -84,7 +85,7 @@ def _what(group: argparse._ArgumentGroup) -> None:
     text = "nothing that this gitignore pattern matches (may be repeated)"
     group.add_argument("--exclude", action="append", default=[], metavar="PATTERN", help=text)
     group.add_argument("--no-special", action="store_true", help="no devices, FIFOs and sockets")
-    text = "what failed in the run with this journal, of the same snapshot, to the same place"
+    text = "what failed in the run with this journal, of the same snapshot, to the same place unless --to is given"
     group.add_argument("--retry-failed", type=Path, metavar="RUN", help=text)
     text = "this share of the files, such as 5%%, always the same ones of a snapshot"
     group.add_argument("--sample", type=share, default=1.0, dest="share", metavar="SHARE", help=text)
@@ -164,12 +165,24 @@ def _run(context: Context, options: argparse.Namespace) -> Any:
         rehydrate=options.rehydrate,
         share=options.share,
         retry_failed=options.retry_failed,
-        to_given=options.restore_root is not None,
         dry_run=options.dry_run,
     )
     if options.cat or options.tar:
         return _stream(context, chosen, is_tar=options.tar)
     return run_restore(context, chosen)
+
+
+def repeated_target(options: argparse.Namespace) -> str | None:
+    """Return where --retry-failed restores to if nothing else is said; None where it is not, or that is said.
+
+    Raises:
+        ConfigError: the journal does not tell, or contradicts the command line.
+    """
+    journal = getattr(options, "retry_failed", None)
+    if journal is None or options.command != "restore" or options.restore_root is not None:
+        return None
+    target = restore_target(journal, in_place=options.in_place)
+    return None if options.in_place else os.fsdecode(target)
 
 
 def _stream(context: Context, options: RestoreOptions, *, is_tar: bool) -> Stream:

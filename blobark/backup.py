@@ -23,6 +23,7 @@ from types import TracebackType
 
 import msgspec
 
+from blobark import index
 from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
@@ -99,7 +100,12 @@ class Record(msgspec.Struct, kw_only=True):
 def run_backup(context: Context, options: BackupOptions) -> BackupResult:
     """Index the source tree, store what is new, publish the snapshot; in a dry run, do all but change anything."""
     raise_descriptor_limit()
-    lock = state_lock(context.config.state_dir, pause=_patience(context, LOOK_S) if options.wait else None)
+    lock = state_lock(
+        context.config.state_dir,
+        "backup",
+        hint="wait until it has finished, or say --wait",
+        pause=_patience(context, LOOK_S) if options.wait else None,
+    )
     if options.dry_run:
         with lock, Catalog.open(context.config.state_dir, keep=False) as catalog:
             indexed = make_draft(context, catalog, options.index)
@@ -132,7 +138,9 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
         indexed = make_draft(context, catalog, options.index)
         held = early or lock(catalog.get("server"))
         store = context.open_store(False)
-        return BackupResult(indexed, save_draft(context, catalog, store, held, told=indexed.errors))
+        saved = save_draft(context, catalog, store, held, told=indexed.errors)
+        index.count_mapped(catalog, indexed)  # the save has packed some, and found others equal
+        return BackupResult(indexed, saved)
 
 
 class _Logged:

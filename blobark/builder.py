@@ -52,7 +52,9 @@ class IndexResult:
     dirs: int = 0
     mapped: int = 0
     unmapped: int = 0
-    """Regular files that are no line of the map: further hard links, sparse files, and what is no blob of its own."""
+    """Regular files that are no line of the map: further hard links, sparse files, and what is no blob of its own.
+
+    Of both as the map was written last; 0 in a dry run."""
     roots: list[Root] = field(default_factory=list)
     errors: list[tuple[str, str]] = field(default_factory=list)
     journal: str = ""
@@ -222,7 +224,6 @@ class DraftBuilder:
                 reason = Reason.NEW if previous is None else Reason.FURTHER_NAME
                 self._count("unchanged" if same else "new" if previous is None else "changed", entry, reason)
                 self._add(replace(entry, hardlink_to=text, hardlink_to_b64=b64), found.path)
-                self._result.unmapped += 1
                 if previous is not None and previous.has_content:
                     self._draft.gone(previous)  # its content is its group's, which has another first path now
                 return
@@ -298,8 +299,6 @@ class DraftBuilder:
             self._tallies[tally].add(entry.size)
             if tally != "unchanged":
                 self._note(entry.root, entry.raw_path, tally, kind=entry.kind, reason=reason.value)
-        if entry.ranges is not None or entry.extents is not None:
-            self._result.unmapped += 1
 
     def _note(self, root: int, path: bytes, action: str, **facts: str) -> None:
         """Write a line into the journal, if there is one."""

@@ -189,7 +189,7 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
     def rows() -> Iterator[Row]:
         state_dir = context.config.state_dir
         with contextlib.ExitStack() as held:
-            known_as = held.enter_context(state_lock(state_dir))
+            known_as = held.enter_context(state_lock(state_dir, "repair"))
             if options.do:
                 held.enter_context(store_lock(context, store, server, "repair", known_as=known_as))
             catalog = held.enter_context(Catalog.open(state_dir, keep=options.do))

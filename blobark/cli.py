@@ -1,11 +1,13 @@
 """The command line: what is typed becomes a run, its result becomes text or JSON, its error a line and an exit code.
 
-Only this module prints results, catches broadly, and exits.
+Only this module prints results, catches broadly, and exits. A reader who has left is told nothing more, and changes no
+exit code.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import os
@@ -14,9 +16,11 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO
 
 import msgspec
 
@@ -27,7 +31,7 @@ from blobark.config import Config, load
 from blobark.context import Context
 from blobark.crew import Crew
 from blobark.engine import Engine
-from blobark.errors import EXIT_BUG, EXIT_DONE, BlobarkError, Fatal, Interrupted
+from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
 from blobark.listings import Listing
 from blobark.model import printable
 from blobark.monitoring import Monitoring, exit_code
@@ -54,8 +58,15 @@ def main(argv: list[str] | None = None, *, command: str | None = None) -> int:
         try:
             stream.flush()
         except OSError:  # its reader has left: what is still in it must not fail the end of the process
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            _silence(stream)
     return code
+
+
+def _silence(stream: TextIO) -> None:
+    """Let what is still written to a stream go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _main(argv: list[str], command: str | None) -> int:
@@ -76,17 +87,13 @@ def _main(argv: list[str], command: str | None) -> int:
     except KeyboardInterrupt:
         shown.end()
         return _report_error(options, Interrupted("interrupted", "run it again to go on where it stopped"))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_DONE
     except OutputError as error:
         return _report_error(options, Fatal(f"the result cannot be written ({error})"))
     except Exception:
         shown.end()
-        traceback.print_exc()
-        print("blobark: this is a bug, please report it with the lines above", file=sys.stderr)
+        _complain(f"{traceback.format_exc()}blobark: this is a bug, please report it with the lines above")
         if options.json:
-            print(json.dumps({"command": options.command, "error": "a bug", "exit_code": EXIT_BUG}))
+            _answer({"command": options.command, "error": "a bug", "exit_code": EXIT_BUG})
         return EXIT_BUG
 
 
@@ -140,71 +147,73 @@ class OutputError(Exception):
     """Standard output does not take the result."""
 
 
+def _is_taken(write: Callable[[], object]) -> bool:
+    """Write to standard output; say whether it has a reader still. Raises `OutputError`."""
+    try:
+        write()
+        return True
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return False
+    except OSError as error:
+        _silence(sys.stdout)
+        raise OutputError(error.strerror) from None
+
+
 def _show(options: argparse.Namespace, result: Any, config: Config | None, shown: Display, seconds: float) -> int:
     """Print a run's result and return the exit code."""
     code = exit_code(result)
-    try:
+
+    def write() -> None:
         _print_result(options, result, config, shown, seconds, code)
         sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(error.strerror) from None
+
+    _is_taken(write)
     return code
 
 
 def _show_listing(
     options: argparse.Namespace, listing: Listing, config: Config | None, shown: Display, started_s: float
 ) -> int:
-    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then."""
-    write = sys.stdout.write
-    try:
+    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then.
+
+    Without a reader it ends too, unless its rows do work, or are what the exit code tells of.
+    """
+    goes_on = listing.closing is not None or listing.is_judged
+
+    def write(text: str) -> bool:
+        return _is_taken(lambda: sys.stdout.write(text))
+
+    between = f'{{"command": {json.dumps(options.command)}, "items": ['
+    if listing.heading and not options.json and not options.quiet:
+        write(f"{listing.heading}\n")
+    for row in listing.rows:
         if options.json:
-            between = f'{{"command": {json.dumps(options.command)}, "items": ['
-            for row in listing.rows:
-                write(f"{between}\n{msgspec.json.encode(row).decode()}")
-                between = ","
-            head = "" if between == "," else between
-            closing = msgspec.to_builtins(listing.closing) or {}
-            end = {**closing, "failed": listing.failed, "warnings": shown.warnings}
-            write(f"{head}], {json.dumps({**end, 'exit_code': listing.exit_code})[1:]}\n")
+            text, between = f"{between}\n{msgspec.json.encode(row).decode()}", ","
         else:
-            if listing.heading and not options.quiet:
-                write(f"{listing.heading}\n")
-            for row in listing.rows:
-                shown.end()  # where the rows take long to come there is a bar
-                write(f"{printable(row.line())}\n")
-            if listing.closing is not None and config is not None and not options.quiet:
-                shown.end()
-                summary.show(options.command, listing.closing, config, time.monotonic() - started_s, dry_run=False)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(error.strerror) from None
+            shown.end()  # where the rows take long to come there is a bar
+            text = f"{printable(row.line())}\n"
+        if not write(text) and not goes_on:
+            return listing.exit_code
+    if options.json:
+        head = "" if between == "," else between
+        closing = msgspec.to_builtins(listing.closing) or {}
+        end = {**closing, "failed": listing.failed, "warnings": shown.warnings}
+        write(f"{head}], {json.dumps({**end, 'exit_code': listing.exit_code})[1:]}\n")
+    elif listing.closing is not None and config is not None and not options.quiet:
+        shown.end()
+        seconds = time.monotonic() - started_s
+        _is_taken(lambda: summary.show(options.command, listing.closing, config, seconds, dry_run=False))
+    _is_taken(sys.stdout.flush)
     return listing.exit_code
 
 
 def _pass_on(stream: Stream) -> int:
     """Write a stream to standard output and return the exit code."""
     write = sys.stdout.buffer.write
-    for piece in stream.pieces:
-        try:
-            write(piece)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise OutputError(error.strerror) from None
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise OutputError(error.strerror) from None
+    with contextlib.closing(stream.pieces) as pieces:
+        if all(_is_taken(partial(write, piece)) for piece in pieces):
+            _is_taken(sys.stdout.flush)
     return stream.exit_code
 
 
@@ -268,8 +277,20 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
 
 def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:
     for line in str(error).splitlines():
-        print(f"blobark: {printable(line)}", file=sys.stderr)
+        _complain(f"blobark: {printable(line)}")
     if options.json:
         document = {"command": options.command, "error": error.message, "hint": error.hint}
-        print(json.dumps({**document, "exit_code": error.exit_code}))
+        _answer({**document, "exit_code": error.exit_code})
     return error.exit_code
+
+
+def _complain(text: str) -> None:
+    """Print to standard error, if anybody still reads that."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def _answer(document: dict[str, Any]) -> None:
+    """Print a JSON object, if anybody still reads that."""
+    with contextlib.suppress(OSError):
+        print(json.dumps(document), flush=True)

@@ -69,7 +69,7 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
     state_dir = context.config.state_dir
     with (
         journaled(context, "index", dry_run=options.dry_run) as (run, ending),
-        state_lock(state_dir),
+        state_lock(state_dir, "index"),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         result = make_draft(run, catalog, options)
@@ -99,7 +99,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     state_dir = context.config.state_dir
     with (
         journaled(context, "save", dry_run=options.dry_run) as (run, ending),
-        state_lock(state_dir) as known_as,
+        state_lock(state_dir, "save") as known_as,
         hired(context, options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):

@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from blobark.config_azure import LOGIN_KEYS, Login, LoginFault, login
-from blobark.config_file import Given, Mistakes, SettingsFile
+from blobark.config_file import Given, Mistakes, SettingsFile, option_of
 from blobark.config_keys import (
     KEYS,
     AccessTier,
@@ -205,7 +205,7 @@ class _Values:
     def place(self, key: str) -> str:
         """Return where a key was given."""
         if key in self._options:
-            return f"--{key.replace('_', '-')}"
+            return option_of(key)
         return self._mistakes.place(self._given[key].line if key in self._given else 0)
 
     def mistake(self, key: str, fault: str, line: int = 0) -> None:

@@ -35,6 +35,11 @@ class Given(NamedTuple):
     """A text as it stands in the file, without what variables bring."""
 
 
+def option_of(key: str) -> str:
+    """Return the option of the command line that sets a key."""
+    return "--to" if key == "restore_root" else f"--{key.replace('_', '-')}"
+
+
 class Mistakes:
     """The mistakes found so far, one line each."""
 
@@ -55,7 +60,7 @@ class Mistakes:
 
     def add_option(self, key: str, text: str) -> None:
         """Note what is wrong with a value of the command line."""
-        self._found.append((0, f"--{key.replace('_', '-')}: {text}"))
+        self._found.append((0, f"{option_of(key)}: {text}"))
         self._keys.add(key)
 
     def about(self, key: str) -> bool:

@@ -51,7 +51,10 @@ def _run(command: str) -> int:
     if problem:
         name = os.path.basename(sys.argv[0]) if command else "blobark"
         how = f".venv/bin/python {name} ..." if command else ".venv/bin/blobark ..."
-        print(f"{name}: {problem}: run `python3 dev.py setup`, then `{how}`", file=sys.stderr)
+        try:
+            print(f"{name}: {problem}: run `python3 dev.py setup`, then `{how}`", file=sys.stderr, flush=True)
+        except OSError:  # its reader has left
+            pass
         return 2
     from blobark.cli import main
 

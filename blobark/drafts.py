@@ -8,6 +8,7 @@ from blobark.context import Context
 from blobark.errors import ConfigError
 from blobark.model import Root, display
 from blobark.reapply import reapply
+from blobark.wording import counted
 
 
 def make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, str]]:
@@ -24,7 +25,7 @@ def make_draft_current(context: Context, catalog: Catalog) -> list[tuple[str, st
         outdated = reapply(context, catalog)
         if outdated:
             context.reporter.warn(
-                f"{outdated} items stay out by rules that have been removed: run build_index.py again"
+                f"left out by rules that have been removed: {counted(outdated, 'item')}; run build_index.py again"
             )
     return []
 

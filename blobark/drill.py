@@ -28,6 +28,7 @@ from blobark.errors import (
     EXIT_ITEMS_FAILED,
     EXIT_MISSED,
     BlobarkError,
+    ConfigError,
     Fatal,
 )
 from blobark.manifest import places_of
@@ -90,6 +91,7 @@ def run_drill(context: Context, options: DrillOptions) -> DrillResult:
     """Drill a restore.
 
     Raises:
+        ConfigError: there is no file to restore.
         Fatal: scratch lacks the room; evidence cannot be kept in state_dir.
     """
     with trial.folder(context, options.scratch, keep=options.keep) as scratch:
@@ -176,8 +178,10 @@ def _restore(context: Context, options: DrillOptions, tree: Path) -> RestoreResu
     log = context.config.state_dir / "drill-metrics.json"
     config = msgspec.structs.replace(context.config, restore_root=tree, metrics_log_file=log, journals=0)
 
-    def check(_header: Header, manifest: snapshot.Manifest) -> None:
-        entries = (entry for ref in _header.segments for entry in manifest.read(ref))
+    def check(header: Header, manifest: snapshot.Manifest) -> None:
+        if not any(entry.kind == "file" for ref in header.segments for entry in manifest.read(ref)):
+            raise ConfigError(f"snapshot {header.number} has no file, so a drill of it would prove nothing")
+        entries = (entry for ref in header.segments for entry in manifest.read(ref))
         trial.check_room(entries, tree.parent, "this drill")
 
     chosen = RestoreOptions(snapshot=options.snapshot, server=options.server, share=options.share)
@@ -189,7 +193,8 @@ def _compare(
 ) -> tuple[int, list[tuple[str, str]], float]:
     """Return how many entries were compared, what is different, and the seconds it took."""
     began_s, compared = time.monotonic(), 0
-    manifest = SampledManifest(snapshot.Manifest(store, header.server), Sample(options.share, header.number))
+    whole = snapshot.Manifest(store, header.server)
+    manifest = SampledManifest(whole, Sample.of(options.share, header, whole))
 
     def entries() -> Iterator[Entry]:
         nonlocal compared

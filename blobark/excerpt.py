@@ -33,7 +33,7 @@ from blobark.selection import NO_PATTERNS, Chosen, Selection
 from blobark.snapshot import Manifest, Portion
 
 SPECIAL = ("fifo", "socket", "char", "block")
-MOST_NAMED = 100
+MOST_NAMED = 20
 """So many collisions are named."""
 _FEW_SEGMENTS = 4
 

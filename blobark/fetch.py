@@ -334,6 +334,21 @@ def _same_content(descriptor: int, entry: Entry) -> bool:
     return hasher.hexdigest() == entry.digest
 
 
+def is_there(target: Target, path: bytes, entry: Entry) -> bool:
+    """Whether the file at `path` has the entry's content, whatever its metadata. What cannot be read has not."""
+    try:
+        descriptor = target.open_existing(path)
+    except TargetError:
+        return False
+    try:
+        status = os.fstat(descriptor)
+        return stat.S_ISREG(status.st_mode) and status.st_size == entry.size and _same_content(descriptor, entry)
+    except (SourceError, OSError):
+        return False
+    finally:
+        os.close(descriptor)
+
+
 def saved_badly(entry: Entry) -> str:
     """Say why an entry is not what the source was when the snapshot was made."""
     if entry.stale:

@@ -10,11 +10,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
+
 from blobark.errors import Fatal, LockHeld
-from blobark.holder import boot_id
+from blobark.holder import boot_id, read_holder, this_process
 
 PATIENCE_S = 1.0
 """A run that was killed has processes of its own, which end a moment after it."""
+_MOST_BYTES = 4096
 
 
 def lock(descriptor: int, patience_s: float = PATIENCE_S) -> bool:
@@ -31,16 +34,19 @@ def lock(descriptor: int, patience_s: float = PATIENCE_S) -> bool:
 
 
 @contextlib.contextmanager
-def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> Iterator[str]:
-    """Hold the one writer's lock of a state folder, which is made (0700) when missing.
+def state_lock(
+    state_dir: Path, command: str, *, hint: str = "wait until it has finished", pause: Callable[[], None] | None = None
+) -> Iterator[str]:
+    """Hold the one writer's lock of a state folder, which is made (0700) when missing, for a command.
 
-    Where another run holds it, `pause` is called between one try and the next, until it raises or the lock is had;
-    without it that is `LockHeld`. The kernel lets go of the lock when the process ends, however it ends. Yields what
-    the holder is known as to other locks: a GUID that no other process has while this one lives, and that the next
-    holder on this machine has too; "" where there is none.
+    Its file says who holds it, for the error of whoever finds it held; nothing else reads it. Where another run holds
+    it, `pause` is called between one try and the next, until it raises or the lock is had; without it that is
+    `LockHeld`. The kernel lets go of the lock when the process ends, however it ends. Yields what the holder is known
+    as to other locks: a GUID that no other process has while this one lives, and that the next holder on this machine
+    has too; "" where there is none.
 
     Raises:
-        LockHeld: another run holds it.
+        LockHeld: another run holds it; `hint` is what its error advises.
         Fatal: the folder cannot be used.
     """
     try:
@@ -52,12 +58,22 @@ def state_lock(state_dir: Path, *, pause: Callable[[], None] | None = None) -> I
         patience_s = PATIENCE_S
         while not lock(descriptor, patience_s):
             if pause is None:
-                raise LockHeld(f"another run holds the lock of {state_dir}", "wait until it has finished")
+                who = read_holder(os.pread(descriptor, _MOST_BYTES, 0)).described
+                told = f" ({who})" if who else ""
+                raise LockHeld(f"another run holds the lock of {state_dir}{told}", hint)
             pause()
             patience_s = 0.0
+        _write(descriptor, msgspec.json.encode(this_process("", "", command)))
         yield _known_as(os.fstat(descriptor))
+        _write(descriptor, b"")  # whoever ends with an error, or is killed, may leave its name: nobody reads it then
     finally:
         os.close(descriptor)
+
+
+def _write(descriptor: int, text: bytes) -> None:
+    with contextlib.suppress(OSError):  # a full disk must not keep a restore or a prune from running
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, text, 0)
 
 
 def _known_as(status: os.stat_result) -> str:

@@ -14,7 +14,7 @@ It stores nothing, and opens no file but doubtful and sparse ones.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -67,12 +67,18 @@ def build(
     draft.commit(**values, map_outdated="1", map_made_elsewhere="")
     if dry_run:
         return result
-    if is_outdated or before != _refs(catalog) or not owns_map(context, catalog):
+    is_counted = catalog.get("unmapped") != ""  # state of earlier versions has no such number
+    if is_outdated or not is_counted or before != _refs(catalog) or not owns_map(context, catalog):
         write_map(context, catalog)
     catalog.set(map_outdated="")
     catalog.commit()
-    result.mapped = int(catalog.get("mapped"))
+    count_mapped(catalog, result)
     return result
+
+
+def count_mapped(catalog: Catalog, result: IndexResult) -> None:
+    """Say in the result what is in the map, as it was written last."""
+    result.mapped, result.unmapped = int(catalog.get("mapped")), int(catalog.get("unmapped"))
 
 
 def _previous_numbers(context: Context, catalog: Catalog) -> dict[int, int] | None:
@@ -103,21 +109,31 @@ def owns_map(context: Context, catalog: Catalog) -> bool:
     return path.exists() and mapfile.digest_of(path) == catalog.get("map_digest")
 
 
-def map_pairs(catalog: Catalog) -> Iterator[tuple[str, bytes]]:
-    """Yield the (blob key, absolute path) lines of the draft's map; the path of a placeholder ends in a slash."""
+def map_pairs(catalog: Catalog, unmapped: Callable[[], None] = lambda: None) -> Iterator[tuple[str, bytes]]:
+    """Yield the (blob key, absolute path) lines of the draft's map; the path of a placeholder ends in a slash.
+
+    `unmapped` is called for each regular file that is not in it and has no error.
+    """
     server = catalog.get("server")
     roots = [root.raw_name for root in msgspec.json.decode(catalog.get("roots"), type=list[Root])]
     for _, entry in catalog.entries():
         if entry.is_mapped:
             path = full_path(roots[entry.root], entry.raw_path)
             yield blob_name(server, entry.guid), path + b"/" if entry.kind == "dir" else path
+        elif entry.kind == "file" and not entry.error:
+            unmapped()
 
 
 def write_map(context: Context, catalog: Catalog) -> None:
     """Write the map of the draft, atomically."""
+    left_out = 0
+
+    def leave_out() -> None:
+        nonlocal left_out
+        left_out += 1
 
     def told() -> Iterator[tuple[str, bytes]]:
-        for number, (key, path) in enumerate(map_pairs(catalog)):
+        for number, (key, path) in enumerate(map_pairs(catalog, leave_out)):
             if not number % PROGRESS_EVERY:
                 context.check_stop()
             if context.reporter.verbose:
@@ -125,7 +141,7 @@ def write_map(context: Context, catalog: Catalog) -> None:
             yield key, path
 
     digest, count = mapfile.write(context.config.guid_mapping_file, told())
-    catalog.set(map_digest=digest, mapped=str(count))
+    catalog.set(map_digest=digest, mapped=str(count), unmapped=str(left_out))
     catalog.commit()
 
 

@@ -47,6 +47,9 @@ class Listing:
     missed: list[str] = field(default_factory=list)
     """Which rows miss an objective; likewise."""
 
+    is_judged: bool = False
+    """Whether all rows are to come, though nobody reads them any more: the exit code is what was asked for."""
+
     @property
     def closing(self) -> object | None:
         """What there is to say at the end, once the rows have come: a result like those of other commands."""
@@ -75,14 +78,14 @@ class SnapshotRow(msgspec.Struct, frozen=True):
 
     def line(self) -> str:
         """Return the line for a person."""
-        state = "rescued" if self.rescued else "complete" if self.complete else f"incomplete ({self.errors} failed)"
+        state = "rescued" if self.rescued else "complete" if self.complete else f"incomplete ({self.errors:,} failed)"
         sizes = f"{self.files:>12,} {self.file_bytes:>18,} {self.new_bytes:>18,} {self.seconds:>8,}"
-        labels = f"  [{', '.join(self.tags)}]" if self.tags else ""
-        return f"{self.number:>6} {self.time:<20} {sizes}  {state:<12} {self.host}{labels}"
+        return f"{self.number:>6} {self.time:<20} {sizes}  {state:<26} {self.host:<20}  {', '.join(self.tags)}".rstrip()
 
 
 SNAPSHOTS_HEADING = (
-    f"{'number':>6} {'time (UTC)':<20} {'files':>12} {'bytes':>18} {'new bytes':>18} {'seconds':>8}  state        host"
+    f"{'number':>6} {'time (UTC)':<20} {'files':>12} {'bytes':>18} {'new bytes':>18} {'seconds':>8}  "
+    f"{'state':<26} {'host':<20}  tags"
 )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blobark.model import Outcome, Status, display, printable
+from blobark.wording import counted
 from metrics.under_way import UnderWay
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Display:
     def _plain(self, elapsed_s: float) -> str:
         share = f"{min(100 * self.items // self._total, 100)} % " if self._total else ""
         rates = f"{self.items / elapsed_s:,.0f} files/s, {self.bytes / elapsed_s / 1e6:,.1f} MB/s"
-        text = f"{self._what}: {share}{self.items:,} items, {rates}"
+        text = f"{self._what}: {share}{counted(self.items, 'item')}, {rates}"
         if self._total > self.items > 0:
             text += f", about {elapsed_s * (self._total - self.items) / self.items:,.0f} s left"
         return f"{text}, {self.failed:,} failed" if self.failed else text

@@ -114,7 +114,7 @@ def run_prune(context: Context, options: PruneOptions) -> PruneResult:
     server = server_of(context, store, options.server)
     with contextlib.ExitStack() as stack:
         if options.yes:
-            stack.enter_context(state_lock(context.config.state_dir))
+            stack.enter_context(state_lock(context.config.state_dir, "prune"))
         clock_ns = store.greet().clock_ns
         if not clock_ns:
             raise Fatal(f"{store.name} does not tell the time", "it has to be one that may be written to")

@@ -24,6 +24,7 @@ from blobark.fetch import RestoreJob
 from blobark.model import Outcome, Status
 from blobark.scratch import Waiting
 from blobark.stores.base import Priority, Store
+from blobark.wording import counted
 
 MOST_COMING = 100_000
 """How many blobs are on their way at most."""
@@ -95,7 +96,7 @@ class Archive:
         coming = self._waiting.coming()
         also = f", {coming:,} of them on their way back" if coming else ""
         return Fatal(
-            f"{count:,} items that are to be restored ({size_bytes:,} bytes) are in the archive tier{also}; "
+            f"in the archive tier: {counted(count, 'item')} to be restored ({size_bytes:,} bytes){also}; "
             "nothing was written",
             "say --rehydrate standard (it takes up to 15 hours) or --rehydrate high (faster, and dearer)",
         )

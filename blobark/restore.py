@@ -21,7 +21,7 @@ from blobark import plan
 from blobark.context import Context
 from blobark.crew import bundle_of
 from blobark.errors import TargetError
-from blobark.fetch import Fetcher, FetchTask, RestoreJob, saved_badly, tag_of
+from blobark.fetch import Fetcher, FetchTask, RestoreJob, is_there, saved_badly, tag_of
 from blobark.manifest import checked, fault_of
 from blobark.model import Entry, Outcome, Status, display, printable
 from blobark.plan import Fate, Overwrite
@@ -105,6 +105,8 @@ class Restorer:
         self._failed_paths: set[bytes] = set()
         self._groups: set[bytes] = set()
         """Paths of restored files that further hard links may point to."""
+        self._left: dict[bytes, Entry] = {}
+        """Files of that kind in whose place something was left as it is: perhaps it is the file."""
         self.removal: Removal | None = None
         """What removes the extras, if anything is to."""
         self.in_place = False
@@ -271,18 +273,27 @@ class Restorer:
     def _link_to(self, job: RestoreJob, first: bytes) -> Outcome:
         if self._dry_run:
             return Outcome(0, job.entry, Status.DONE)
-        there, wanted = self._target.look(job.path), self._target.look(first)
-        if wanted is None or first not in self._groups or not stat.S_ISREG(wanted.st_mode):
-            raise TargetError(f"the file it is a hard link of, {display(first)}, was not restored")
-        if there is not None and (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
-            return Outcome(0, job.entry, Status.KEPT)
+        there = self._target.look(job.path)
         fate, reason = plan.restore_fate(job.entry, there, self._overwrite)
-        if fate is Fate.REFUSE:
-            raise TargetError(reason)
         if fate is Fate.LEAVE:
             return Outcome(0, job.entry, Status.SKIPPED, reason=reason)
+        wanted = self._target.look(first)
+        if wanted is None or not stat.S_ISREG(wanted.st_mode) or not self._has(first):
+            why = "is another file there, which was left" if first in self._left else "was not restored"
+            raise TargetError(f"the file it is a hard link of, {display(first)}, {why}")
+        if there is not None and (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return Outcome(0, job.entry, Status.KEPT)
+        if fate is Fate.REFUSE:
+            raise TargetError(reason)
         self._target.make_link(job.path, first, tag_of(job.path))
         return Outcome(0, job.entry, Status.DONE)
+
+    def _has(self, first: bytes) -> bool:
+        """Whether the file that a group's further names are to point to is there: restored, or what was left is it."""
+        if first in self._left and is_there(self._target, first, self._left[first]):
+            self._groups.add(first)
+            del self._left[first]
+        return first in self._groups
 
     def _finish_directory(self, path: bytes, entry: Entry) -> None:
         try:
@@ -303,6 +314,8 @@ class Restorer:
             return
         if status is Status.SKIPPED:
             result.left += 1
+            if entry.kind == "file" and entry.links > 1 and not entry.hardlink_to_any:
+                self._left[job.path] = entry
             return
         if entry.hardlink_to_any:
             result.links += 1

@@ -34,6 +34,7 @@ from blobark.snapshot import Manifest, Portion
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
+from blobark.wording import counted
 
 SUMMARY = (
     "files",
@@ -72,8 +73,6 @@ class RestoreOptions:
     """Restore a sample of the snapshot that is so large."""
     retry_failed: Path | None = None
     """The journal of the run whose failed items are to be restored, and no others."""
-    to_given: bool = False
-    """Whether restore_root is for this time only."""
     dry_run: bool = False
 
 
@@ -176,8 +175,7 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         return Wanted(server, None, None, Chosen(), missing, jobs)
     failures = None
     if options.retry_failed:
-        place = b"" if options.to_given else os.fsencode(IN_PLACE if options.in_place else config.restore_root or "")
-        failures = restore_failures(options.retry_failed, place)
+        failures = restore_failures(options.retry_failed)
         server, options = failures.run.server, dataclasses.replace(options, snapshot=failures.run.snapshot)
     server = server or identity.server_to_restore(store)
     header = _header(context, store, server, options)
@@ -186,7 +184,7 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         raise ConfigError(f"--delete needs a complete snapshot, and {header.number} is not", hint)
     manifest = Manifest(store, server, catalog.segment if catalog else None)
     if options.share < 1:
-        manifest = SampledManifest(manifest, Sample(options.share, header.number))
+        manifest = SampledManifest(manifest, Sample.of(options.share, header, manifest))
     places = places_in(header, in_place=options.in_place)
     wanted = _portioned(context, stack, Tree(header, manifest), options, places)
     return wanted if failures is None else _again(context, wanted, failures)
@@ -222,7 +220,7 @@ def _portioned(
         first = stack.enter_context(excerpt(tree, before, edits, places))
         rest = stack.enter_context(excerpt(tree, chosen, edits, places, but_not=options.priority))
         totals = first.header.totals
-        context.reporter.tell(f"priority: {totals.files:,} files ({totals.file_bytes:,} bytes) come first")
+        context.reporter.tell(f"priority: {counted(totals.files, 'file')} ({totals.file_bytes:,} bytes) first")
         if totals.entries <= len(first.unknown):
             context.reporter.warn("warning: --priority: no pattern matches anything that is chosen")
             first = rest = None
@@ -358,5 +356,7 @@ def _header(context: Context, store: Store, server: str, options: RestoreOptions
     if found is None:
         raise SnapshotError(f"server {server} has no snapshot in {store.name}", "run save_blob.py first")
     if found.totals.errors:
-        context.reporter.warn(f"snapshot {found.number} is incomplete: {found.totals.errors} items were not saved")
+        context.reporter.warn(
+            f"snapshot {found.number} is incomplete: {counted(found.totals.errors, 'item')} not saved"
+        )
     return found

@@ -78,7 +78,7 @@ def list_status(context: Context, server: str) -> Listing:
         )
     failed: list[tuple[str, str]] = []
     missed: list[str] = []
-    return Listing(HEADING, _rows(context, store, names, failed, missed), failed, missed)
+    return Listing(HEADING, _rows(context, store, names, failed, missed), failed, missed, is_judged=True)
 
 
 def age(seconds: int) -> str:

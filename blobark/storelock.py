@@ -1,6 +1,9 @@
 """The lock of a server in its store: one run writes at a time, on whatever machine it is.
 
-    with state_lock(state_dir) as known_as, ..., store_lock(context, store, server, "save", known_as=known_as) as lock:
+    with (
+        state_lock(state_dir, "save") as known_as,
+        store_lock(context, store, server, "save", known_as=known_as) as lock,
+    ):
         ...
         lock.check()    # before each step that others must not be in the middle of: a snapshot's header, a deletion
         ...

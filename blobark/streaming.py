@@ -10,7 +10,7 @@ A reader has bytes of a large file before all of it is known to be right; so the
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from blobark import blocklist, content, tarball, verified
@@ -36,7 +36,7 @@ ZEROS = bytes(1024 * 1024)
 class Stream:
     """Bytes for standard output, as they come."""
 
-    pieces: Iterator[Data]
+    pieces: Generator[Data, None, None]
     failed: list[tuple[str, str]] = field(default_factory=list)
     """What is not in it, or not right; complete when the pieces have come."""
 
@@ -58,7 +58,7 @@ def stream_file(context: Context, options: RestoreOptions) -> Stream:
     return Stream(_file(context, options, failed), failed)
 
 
-def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[Data]:
+def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Generator[Data, None, None]:
     with contextlib.ExitStack() as stack:
         store = context.open_store(False)
         wanted = find_wanted(context, stack, store, options)
@@ -73,7 +73,7 @@ def _tar(context: Context, options: RestoreOptions, failed: list[tuple[str, str]
                 writer.fail(f"snapshot {wanted.portion.header.number}".encode(), lack)
 
 
-def _file(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Iterator[Data]:
+def _file(context: Context, options: RestoreOptions, failed: list[tuple[str, str]]) -> Generator[Data, None, None]:
     with contextlib.ExitStack() as stack:
         store = context.open_store(False)
         wanted = find_wanted(context, stack, store, options)

@@ -17,19 +17,27 @@ from blobark.rebuild import RebuildResult
 from blobark.restore import RestoreResult
 from blobark.saved import SaveResult
 from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
+from blobark.wording import counted
 
 Rows = list[tuple[str, str]]
+MINUTES_FROM_S = 60.0
+FORECAST_FROM_S = 5.0
+"""Of a shorter restore nobody asks how well it had been forecast."""
 
 
 def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
     """Print the summary of a run's result."""
     if isinstance(result, IndexResult):
-        rows = _index(result, config)
+        rows = _index(result, config, dry_run=dry_run)
     elif isinstance(result, SaveResult):
         rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
     elif isinstance(result, BackupResult):
         saved = _save_plan(result.save, config) if dry_run else _save(result.save, config, seconds)
-        rows = [row for row in (*_index(result.index, config), *saved) if row[0] not in ("failed", "journal")]
+        rows = [
+            row
+            for row in (*_index(result.index, config, dry_run=dry_run), *saved)
+            if row[0] not in ("failed", "journal")
+        ]
         rows += _failures(result.failed, result.save.journal)
     elif isinstance(result, DoctorResult):
         rows = _doctor(result)
@@ -81,13 +89,15 @@ def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
     Console().print(table)
 
 
-def _index(result: IndexResult, config: Config) -> Rows:
+def _index(result: IndexResult, config: Config, *, dry_run: bool) -> Rows:
     rows = [("server", result.server)]
     rows += [(name, f"{tally.items:,} ({size(tally.bytes)})") for name, tally in result.tallies.items()]
     rows.append(("directories", f"{result.dirs:,}"))
-    rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
+    if not dry_run:
+        rows.append(("in the map", f"{result.mapped:,} ({config.guid_mapping_file})"))
     if result.unmapped:
-        rows.append(("files not in the map", f"{result.unmapped:,} (hard links, sparse; in packs, compressed, equal)"))
+        why = "no plain blob of their own: further hard links, sparse, packed, compressed, or equal to another"
+        rows.append(("files not in the map", f"{result.unmapped:,} ({why})"))
     return rows + _failures(result.errors, result.journal)
 
 
@@ -96,8 +106,8 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
         return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
-        ("holds", f"{result.files:,} files ({size(result.file_bytes)}), {result.entries:,} entries"),
-        ("sent", f"{result.sent:,} files ({size(result.sent_bytes)}) in {result.blobs:,} blobs"),
+        ("holds", f"{counted(result.files, 'file')} ({size(result.file_bytes)}), {counted(result.entries, 'entry')}"),
+        ("sent", f"{counted(result.sent, 'file')} ({size(result.sent_bytes)}) in {counted(result.blobs, 'blob')}"),
         ("there already", f"{result.kept:,}"),
         ("skipped by rule", f"{result.skipped:,}"),
         ("rate", _rate(result.sent, result.sent_bytes, seconds)),
@@ -106,14 +116,14 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     rows += _packed(result)
     if result.equal:
         rows.append(
-            ("stored once", f"{result.equal:,} files ({size(result.equal_bytes)}) are equal to others: not sent")
+            ("stored once", f"{counted(result.equal, 'file')} ({size(result.equal_bytes)}) equal to others: not sent")
         )
     if config.compression and result.stored_bytes < result.plain_bytes:
         saved = result.plain_bytes - result.stored_bytes
         shown = f"{size(result.plain_bytes)} to {size(result.stored_bytes)}"
         rows.append(("compressed", f"{shown} ({100 * saved // result.plain_bytes} % saved)"))
     if result.audited:
-        rows.append(("audited in the store", f"{result.audited:,} blobs"))
+        rows.append(("audited in the store", counted(result.audited, "blob")))
     if result.sent_again:
         rows.append(("arrived wrong, sent again", f"{result.sent_again:,}"))
     if result.rewritten:
@@ -127,13 +137,18 @@ def _packed(result: SaveResult) -> Rows:
     if not result.packed:
         return []
     saved = result.packed - result.packs
-    return [("packed", f"{result.packed:,} files in {result.packs:,} packs ({saved:,} blobs fewer)")]
+    return [
+        (
+            "packed",
+            f"{counted(result.packed, 'file')} in {counted(result.packs, 'pack')} ({counted(saved, 'blob')} fewer)",
+        )
+    ]
 
 
 def _save_plan(result: SaveResult, config: Config) -> Rows:
     unknown = [name for name, is_on in (("dedupe", config.dedupe), ("compression", config.compression)) if is_on]
     rows = [
-        ("to send", f"{'at most ' if unknown else ''}{result.sent:,} files ({size(result.sent_bytes)})"),
+        ("to send", f"{'at most ' if unknown else ''}{counted(result.sent, 'file')} ({size(result.sent_bytes)})"),
         ("skipped by rule", f"{result.skipped:,}"),
         *_packed(result),
     ]
@@ -144,20 +159,20 @@ def _save_plan(result: SaveResult, config: Config) -> Rows:
 
 def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
     rows = [
-        ("restored", f"{result.files:,} files ({size(result.file_bytes)}) {_place(result)}"),
-        ("written", f"{result.written:,} files ({size(result.written_bytes)})"),
+        ("restored", f"{counted(result.files, 'file')} ({size(result.file_bytes)}) {_place(result)}"),
+        ("written", f"{counted(result.written, 'file')} ({size(result.written_bytes)})"),
         ("right already", f"{result.kept:,}"),
         ("directories", f"{result.dirs:,}"),
         ("hard links", f"{result.links:,}"),
         ("links and special files", f"{result.specials:,}"),
-        ("seconds", f"{seconds:.1f} ({seconds / 60:.2f} minutes)"),
+        ("seconds", f"{seconds:.1f}" + (f" ({seconds / 60:.2f} minutes)" if seconds >= MINUTES_FROM_S else "")),
         ("rate", _rate(result.files, result.file_bytes, seconds)),
         ("transfers at a time", f"{result.workers:,}{' (auto)' if config.max_workers is None else ''}"),
         ("peak memory", size(result.peak_rss_bytes)),
         ("metrics", str(config.metrics_log_file)),
     ]
-    if result.forecast_s:
-        rows.insert(7, ("had been forecast", times(result.forecast_s, result.seconds)))
+    if result.forecast_s and result.seconds >= FORECAST_FROM_S:
+        rows.insert(7, ("forecast", times(result.forecast_s, result.seconds)))
     if result.usable_s is not None:
         rows.insert(1, ("usable after", f"{result.usable_s:,.1f} s (all that has priority)"))
     if result.deleted:
@@ -171,7 +186,7 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
 
 def _restore_plan(result: RestoreResult) -> Rows:
     rows = [
-        ("to write", f"{result.written:,} files ({size(result.written_bytes)})"),
+        ("to write", f"{counted(result.written, 'file')} ({size(result.written_bytes)})"),
         ("right already", f"{result.kept:,}"),
         ("left as they are", f"{result.left:,}"),
         ("directories", f"{result.dirs:,}"),
@@ -215,11 +230,11 @@ def _place(result: RestoreResult) -> str:
 
 
 def _deleted(result: RestoreResult) -> str:
-    return f"{result.deleted:,} items ({size(result.deleted_bytes)})"
+    return f"{counted(result.deleted, 'item')} ({size(result.deleted_bytes)})"
 
 
 def _archived(result: RestoreResult) -> str:
-    return f"{result.archived:,} files ({size(result.archived_bytes)})"
+    return f"{counted(result.archived, 'file')} ({size(result.archived_bytes)})"
 
 
 def _requests(requests: dict[str, int]) -> Rows:

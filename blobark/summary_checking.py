@@ -5,6 +5,7 @@ from __future__ import annotations
 from blobark.repair import RepairResult
 from blobark.summary_measuring import duration, size
 from blobark.verify import VerifyResult
+from blobark.wording import counted
 
 Rows = list[tuple[str, str]]
 CHECKING = (VerifyResult, RepairResult)
@@ -16,12 +17,12 @@ def rows_of(result: VerifyResult | RepairResult) -> Rows:
 
 
 def _repaired(result: RepairResult) -> Rows:
-    rows = [*_verified(result.verified)[:3], ("damaged", f"{result.damaged:,} blobs")]
+    rows = [*_verified(result.verified)[:3], ("damaged", counted(result.damaged, "blob"))]
     rows.append(("mended" if result.done else "can be mended", f"{result.mended:,} ({size(result.mended_bytes)})"))
     if result.left:
         rows.append(("STAY DAMAGED", f"{result.left:,} (their reasons stand above)"))
     if result.renewed:
-        rows.append(("for the next save", f"{result.renewed:,} living files will be stored under new GUIDs"))
+        rows.append(("for the next save", f"{counted(result.renewed, 'living file')} to be stored under new GUIDs"))
     if not result.done and result.damaged:
         rows.append(("nothing was changed", "--yes mends"))
     return rows
@@ -30,8 +31,8 @@ def _repaired(result: RepairResult) -> Rows:
 def _verified(result: VerifyResult) -> Rows:
     rows = [
         ("server", result.server),
-        ("snapshots", f"{result.snapshots:,} in {result.segments:,} segments"),
-        ("named", f"{result.blobs:,} blobs ({size(result.blob_bytes)})"),
+        ("snapshots", f"{result.snapshots:,} in {counted(result.segments, 'segment')}"),
+        ("named", f"{counted(result.blobs, 'blob')} ({size(result.blob_bytes)})"),
     ]
     if result.read:
         rate = result.read_bytes / max(result.read_seconds, 1e-9) / 1e6
@@ -40,8 +41,8 @@ def _verified(result: VerifyResult) -> Rows:
     else:
         rows.append(("read", "nothing: --read compares content with its digests"))
     if result.archived:
-        rows.append(("archived, cannot be read", f"{result.archived:,} blobs"))
+        rows.append(("archived, cannot be read", counted(result.archived, "blob")))
     if result.failed:
         rows.append(("failed", f"{len(result.failed):,} could not be checked (named above)"))
-    said = f"{result.damaged:,} blobs, which hurt {result.hurt:,} paths" if result.damaged else "none"
+    said = f"{counted(result.damaged, 'blob')}, hurting {counted(result.hurt, 'path')}" if result.damaged else "none"
     return [*rows, ("DAMAGED" if result.damaged else "damaged", said)]

@@ -7,6 +7,8 @@ from blobark.errors import EXIT_DONE
 from blobark.foresight import ForecastResult
 from blobark.sweep import SweepResult
 from blobark.trend import Month
+from blobark.wording import counted, percent
+from metrics.sweep_page import TOO_SHORT
 
 Rows = list[tuple[str, str]]
 MEASURING = (ForecastResult, DrillResult, SweepResult)
@@ -23,11 +25,17 @@ def rows_of(result: ForecastResult | DrillResult | SweepResult) -> Rows:
 
 def _forecast(result: ForecastResult) -> Rows:
     rows = [
-        ("snapshot", f"{result.snapshot} of {result.server}: {result.files:,} files ({size(result.file_bytes)})"),
+        (
+            "snapshot",
+            f"{result.snapshot} of {result.server}: {counted(result.files, 'file')} ({size(result.file_bytes)})",
+        ),
         ("a full restore takes", f"about {duration(result.expected_s)}"),
         ("eight times of ten", f"{duration(result.low_s)} to {duration(result.high_s)}"),
-        ("rests on", f"{result.runs:,} measured restores, {result.alike:,} with this store and these settings"),
-        ("the largest of them", f"{result.largest_files:,} files, {size(result.largest_bytes)}"),
+        (
+            "rests on",
+            f"{counted(result.runs, 'measured restore')}, {result.alike:,} with this store and these settings",
+        ),
+        ("the largest of them", f"{counted(result.largest_files, 'file')}, {size(result.largest_bytes)}"),
     ]
     if result.largest_files < result.files / 10 or result.largest_bytes < result.file_bytes / 10:
         rows.append(("careful", "no measured restore was a tenth as large: restore or drill more of it to be surer"))
@@ -45,11 +53,11 @@ def _forecast(result: ForecastResult) -> Rows:
 
 
 def _drill(result: DrillResult) -> Rows:
-    what = "all of it" if result.share == 1 else f"a sample of {result.share:.3g} of 1"
+    what = "all of it" if result.share == 1 else f"a sample of {percent(result.share)}"
     rows = [
         ("snapshot", f"{result.snapshot} of {result.server}, {what}"),
-        ("restored", f"{result.files:,} files ({size(result.bytes)}) in {duration(result.seconds)}"),
-        ("compared", f"{result.compared:,} items in {duration(result.compare_seconds)}"),
+        ("restored", f"{counted(result.files, 'file')} ({size(result.bytes)}) in {duration(result.seconds)}"),
+        ("compared", f"{counted(result.compared, 'item')} in {duration(result.compare_seconds)}"),
         ("result", f"DIFFERENT: {len(result.failed):,} (named above)" if result.failed else "the same as the snapshot"),
     ]
     same = [earlier for earlier in result.earlier if earlier.share == result.share][-TREND:]
@@ -74,12 +82,12 @@ def _faults(month: Month) -> str:
 
 
 def _sweep(result: SweepResult) -> Rows:
-    rows = [("snapshot", f"{result.snapshot} of {result.server}, {result.files:,} files each time")]
+    rows = [("snapshot", f"{result.snapshot} of {result.server}, {counted(result.files, 'file')} each time")]
     for setting in result.settings:
         said = f"{setting.median_s:,.2f} s ({setting.least_s:,.2f} to {setting.most_s:,.2f})"
         rows.append((f"max_workers {setting.name}", said + ("  <- the knee" if setting.name == result.knee else "")))
     said = "dropped before each restore" if result.caches_dropped else "NOT dropped: only root may"
-    rows += [("the kernel's caches", said), ("for config.yaml", result.line)]
+    rows += [("the kernel's caches", said), ("for config.yaml", result.line or f"nothing: {TOO_SHORT}")]
     rows.append(("written", f"{result.html}, {result.csv}, {result.json}"))
     return rows
 
@@ -87,9 +95,7 @@ def _sweep(result: SweepResult) -> Rows:
 def times(forecast_s: tuple[float, float, float], seconds: float) -> str:
     """Return what was forecast of a run that took so many seconds."""
     low_s, expected_s, high_s = forecast_s
-    where = "inside" if low_s <= seconds <= high_s else "outside"
-    interval = f"{duration(low_s)} to {duration(high_s)}"
-    return f"{duration(expected_s)} ({interval}): off by {seconds / expected_s - 1:+.0%}, {where}"
+    return f"{duration(expected_s)} ({duration(low_s)} to {duration(high_s)}), took {duration(seconds)}"
 
 
 def duration(seconds: float) -> str:

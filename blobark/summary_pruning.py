@@ -5,6 +5,7 @@ from __future__ import annotations
 from blobark.prune import Amount, PrunedSnapshot, PruneResult
 from blobark.summary_measuring import size
 from blobark.tagging import TagResult
+from blobark.wording import counted
 
 Rows = list[tuple[str, str]]
 PRUNING = (PruneResult, TagResult)
@@ -15,7 +16,8 @@ def rows_of(result: PruneResult | TagResult) -> Rows:
     if isinstance(result, TagResult):
         return [("snapshot", f"{result.snapshot} of {result.server}"), ("tags", ", ".join(result.tags) or "none")]
     rows = [("server", result.server)]
-    rows += [(f"snapshot {item.number}", _snapshot(item)) for item in result.snapshots]
+    width = max((len(_reasons(item)) for item in result.snapshots), default=0)
+    rows += [(f"snapshot {item.number}", _snapshot(item, width, done=result.done)) for item in result.snapshots]
     kept = sum(item.keep for item in result.snapshots)
     rows.append(("snapshots", f"{kept:,} stay, {len(result.snapshots) - kept:,} {_go(result)}"))
     when = "listed, to be deleted a day from now" if result.done else "to be deleted a day after --yes"
@@ -27,21 +29,29 @@ def rows_of(result: PruneResult | TagResult) -> Rows:
     if result.waiting.blobs:
         rows.append(("listed before", f"{_amount(result.waiting)}, their day is not over"))
     if result.rewrite.blobs:
-        asked = f"{result.rewrite.blobs:,} blobs: the next save stores {size(result.rewrite.bytes)} of them anew"
+        asked = (
+            f"{counted(result.rewrite.blobs, 'blob')}: the next save stores {size(result.rewrite.bytes)} of them anew"
+        )
         rows.append(("mostly dead", asked))
     rows.append(("deleted" if result.done else "to be deleted with --yes", _amount(result.deleting)))
     return rows
 
 
 def _go(result: PruneResult) -> str:
-    return "are removed" if result.done else "would be removed"
+    return "removed" if result.done else "to be removed"
 
 
 def _amount(amount: Amount) -> str:
-    return f"{amount.blobs:,} blobs ({size(amount.bytes)})"
+    return f"{counted(amount.blobs, 'blob')} ({size(amount.bytes)})"
 
 
-def _snapshot(item: PrunedSnapshot) -> str:
-    what = f"{item.time or '(cannot be read)':<20} {'stays' if item.keep else 'GOES '}  {', '.join(item.reasons)}"
-    labels = f"  [{', '.join(item.tags)}]" if item.tags else ""
-    return f"{what}{labels}" + ("" if item.keep else f"  (frees {size(item.freed_bytes)} by itself)")
+def _snapshot(item: PrunedSnapshot, width: int, *, done: bool) -> str:
+    """Return the line of a snapshot; the column of the reasons is so wide."""
+    fate = "stays" if item.keep else "gone" if done else "GOES"
+    frees = "" if item.keep else f"  frees {size(item.freed_bytes)} by itself"
+    return f"{item.time or '(cannot be read)':<20} {fate:<5}  {_reasons(item):<{width}}{frees}".rstrip()
+
+
+def _reasons(item: PrunedSnapshot) -> str:
+    labels = [f"[{', '.join(item.tags)}]"] if item.tags else []
+    return "  ".join([*filter(None, [", ".join(item.reasons)]), *labels])

@@ -26,7 +26,7 @@ from blobark.errors import ConfigError, Fatal, Interrupted
 from blobark.listings import server_of
 from blobark.sampling import Sample, SampledManifest
 from metrics.files import write_whole
-from metrics.sweep_page import Setting, csv_text, knee, named, page, parts_of, settings_of
+from metrics.sweep_page import TOO_SHORT, Setting, csv_text, named, page, parts_of, recommended, settings_of
 
 _PATIENCE_S = 0.1
 _GRACE_S = 30.0
@@ -60,7 +60,7 @@ class SweepResult(msgspec.Struct):
     runs: list[tuple[str, float]]
     knee: str
     line: str
-    """What belongs into config.yaml."""
+    """What belongs into config.yaml; "", as the knee, where the restores were too short to tell."""
     html: str
     csv: str
     json: str
@@ -73,7 +73,8 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
     store = context.open_store(False)
     tree = Tree.open(store, server_of(context, store, options.server), options.snapshot)
     header = tree.header
-    manifest = SampledManifest(snapshot.Manifest(store, header.server), Sample(options.share, header.number))
+    whole = snapshot.Manifest(store, header.server)
+    manifest = SampledManifest(whole, Sample.of(options.share, header, whole))
     tried = [named(_name(workers), part) for workers in options.workers for part in options.part_sizes]
     order = [name for name in tried for _ in range(options.repeat)]
     random.Random(options.seed).shuffle(order)
@@ -93,6 +94,7 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
             if problem := trial.remove(scratch / "tree"):
                 raise Fatal(f"{scratch / 'tree'} cannot be emptied ({problem})")
     settings = settings_of(tried, done)
+    knee = recommended(settings, files)
     result = SweepResult(
         server=header.server,
         snapshot=header.number,
@@ -101,8 +103,8 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
         caches_dropped=dropped,
         settings=settings,
         runs=done,
-        knee=knee(settings),
-        line=_line(knee(settings)),
+        knee=knee,
+        line=_line(knee) if knee else "",
         html=str(options.out),
         csv=str(options.out.with_suffix(".csv")),
         json=str(options.out.with_suffix(".json")),
@@ -179,7 +181,7 @@ def _write(result: SweepResult) -> None:
         "snapshot": f"{result.snapshot} of {result.server}",
         "share": f"{100 * result.share:g} % of the files: {result.files:,}",
         "caches": "dropped before each restore" if result.caches_dropped else "not dropped (root alone may)",
-        "for config.yaml": result.line,
+        "for config.yaml": result.line or f"nothing: {TOO_SHORT}",
     }
     try:
         write_whole(Path(result.html), page(about, result.settings, result.knee))

@@ -13,6 +13,9 @@ from metrics.page import CHART_BUTTONS, escaped, shell
 
 KNEE = 0.10
 """A median within this share of the best one is nearly as quick."""
+LEAST_S = 1.0
+"""What takes less says more of the machine's mood than of a setting."""
+TOO_SHORT = "too short to tell: sweep what takes each setting a second at least"
 
 
 class Setting(msgspec.Struct, frozen=True):
@@ -46,6 +49,12 @@ def knee(settings: Sequence[Setting]) -> str:
     return min(good, key=lambda setting: (_workers(setting.name), setting.median_s)).name
 
 
+def recommended(settings: Sequence[Setting], files: int) -> str:
+    """Return the knee, "" where so few files, or restores as short as these, cannot tell one."""
+    is_telling = files > 0 and all(setting.median_s >= LEAST_S for setting in settings)
+    return knee(settings) if is_telling else ""
+
+
 def named(workers: str, part_size: str) -> str:
     """Return what a setting is called; part_size is "" where it is not swept."""
     return f"{workers}, {part_size}" if part_size else workers
@@ -72,7 +81,7 @@ def csv_text(runs: Sequence[tuple[str, float]]) -> str:
 
 
 def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> str:
-    """Return the page; `about` are facts, `marked` is the setting to choose."""
+    """Return the page; `about` are facts, `marked` is the setting to choose, "" for none."""
     names = [f"{setting.name} (knee)" if setting.name == marked else setting.name for setting in settings]
     medians = [setting.median_s for setting in settings]
     chart = {"title": "Seconds by setting", "unit": "s", "classes": names, "lines": [["median, s", 0, medians]]}
@@ -80,10 +89,10 @@ def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> 
     facts = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in about.items())
     heads = "".join(f'<th class="n">{text}</th>' for text in ("median, s", "least, s", "most, s", "spread", "runs"))
     rows = "".join(_row(setting, setting.name == marked) for setting in settings)
+    note = "the knee is the fewest workers that are nearly as quick as any" if marked else TOO_SHORT
     body = f"""<div class="card scroll"><table>{facts}</table></div>
 <h2>Seconds by setting</h2>
-<article class="card"><div class="head"><h3>{chart["title"]}</h3><span class="soft">the knee is the fewest workers
-that are nearly as quick as any</span>{CHART_BUTTONS}</div>
+<article class="card"><div class="head"><h3>{chart["title"]}</h3><span class="soft">{note}</span>{CHART_BUTTONS}</div>
 <div class="chart" data-run="0" data-chart="sweep"></div></article>
 <h2>Settings</h2><div class="card scroll"><table><tr><th>max_workers, part_size</th>{heads}</tr>{rows}</table></div>"""
     return shell("Sweep", body, data, runs=1)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from blobark.filelock import state_lock
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
 from tests.manifests import items, missing_content
@@ -49,6 +52,17 @@ def test_it_indexes_and_saves(workspace: Workspace, source: Path) -> None:
     assert (second["save"]["snapshot"], second["save"]["sent"], second["index"]["mapped"]) == (2, 1, 5)
     workspace.run("restore")
     assert differences(str(source), str(workspace.restored)) == []
+
+
+def test_it_counts_the_map_that_it_leaves(workspace: Workspace, source: Path) -> None:
+    workspace.configure(pack_below="64KiB")
+    (source / "linked").hardlink_to(source / "b")
+    plan = workspace.execute("backup", "--dry-run").stdout.decode()
+    assert "in the map" not in plan
+    for _ in range(2):
+        index, guids = workspace.run("backup").result["index"], workspace.guids()
+        assert len(guids) < 4
+        assert (index["mapped"], index["unmapped"]) == (len(guids), 5 - len(guids))
 
 
 def test_it_leaves_what_the_two_commands_would(workspace: Workspace, tmp_path: Path, source: Path) -> None:
@@ -124,8 +138,18 @@ def held(workspace: Workspace) -> Iterator[None]:
 def test_a_second_run_ends_at_once(workspace: Workspace) -> None:
     with held(workspace):
         run = workspace.run("backup", expect=5)
-    assert "another run holds the lock" in run.stderr
+    (line,) = run.stderr.splitlines()
+    assert (
+        line == f"blobark: another run holds the lock of {workspace.state}: wait until it has finished, or say --wait"
+    )
     assert not workspace.store.exists()
+
+
+def test_who_holds_the_lock_is_named(workspace: Workspace, tmp_path: Path) -> None:
+    with state_lock(workspace.state, "prune"):
+        (line,) = workspace.run("backup", expect=5).stderr.splitlines()
+    assert re.search(rf"holds the lock of .* \(prune on \S+ \(process {os.getpid()}\) since 20\S+Z\): wait", line)
+    workspace.run("backup")
 
 
 def heard(process: subprocess.Popen[bytes]) -> bytes:

@@ -213,6 +213,13 @@ def test_what_is_typed_reaches_no_terminal_raw() -> None:
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_the_help_lines_up() -> None:
+    listed = run(BLOBARK, "--help").stdout.partition("commands:\n")[2].partition("\n\n")[0].splitlines()
+    starts = {re.match(r"  \S+ +", line).end() for line in listed if line}  # type: ignore[union-attr]
+    assert len(listed) > 10
+    assert len(starts) == 1
+
+
 # What is said on success
 
 
@@ -454,6 +461,24 @@ def test_a_reader_of_the_progress_may_leave_without_stopping_the_work(many: Work
         assert code == 0
     assert workspace.header()["totals"]["files"] == 3003
     assert differences(str(workspace.source), str(workspace.restored)) == []
+
+
+@pytest.mark.parametrize("closed", ["stdout", "stderr"])
+def test_a_reader_who_leaves_hides_no_failure(many: Workspace, tmp_path: Path, closed: str) -> None:
+    workspace = Workspace(tmp_path / "work", many.source)
+    shutil.copytree(many.folder, workspace.folder, dirs_exist_ok=True)
+    workspace.configure()
+    blob = next(path for path in workspace.store.glob("??/*") if path.stat().st_size)
+    blob.unlink()
+    for name, wanted in (("restore", 3), ("verify", 7)):
+        for options in ([], ["--json"], ["-v"]):
+            assert with_closed(closed, workspace.command(name, *options))[0] == wanted
+            line = shlex.join(workspace.command(name, *options))
+            run("sh", "-c", f"{{ {line} 2>&1; echo $? >{tmp_path}/code; }} | head -c 1")
+            assert int((tmp_path / "code").read_text()) == wanted
+    for options in (["--snapshot", "9"], ["--config", "/no/such/file"]):  # nobody reads the error either
+        code, _ = with_closed(closed, workspace.command("restore", *options))
+        assert code == (4 if "9" in options else 2)
 
 
 def test_a_full_disk_for_the_result_is_told(saved: Workspace) -> None:

@@ -90,8 +90,7 @@ def test_the_shipped_file_holds_every_key_with_its_default(tmp_path: Path) -> No
         re.sub("^(max_memory|pack_below)_bytes$|^(timeout|metrics_interval|max_age)_s$", r"\1\2", name)
         for name in Config.__struct_fields__
     }
-    fields = fields - {"part_bytes"} | {"part_size"}
-    assert keys == fields - {"file", "login", "warnings"}
+    assert keys == fields - {"file", "login", "warnings", "part_bytes"} | {"part_size"}
 
 
 def test_every_key_arrives(here: Path) -> None:
@@ -443,7 +442,7 @@ def test_a_restore_root_may_be_a_source_path_or_above_it_or_skipped() -> None:
 def test_a_restore_root_of_the_command_line_may_be_anywhere_but_in_the_store() -> None:
     text = "source_path: /a\nstore: /s"
     assert given_text(text, restore_root="/a/b").restore_root == Path("/a/b")
-    assert mistakes(text, restore_root="/s/b") == ["--restore-root: lies inside store (/s)"]
+    assert mistakes(text, restore_root="/s/b") == ["--to: lies inside store (/s)"]
 
 
 def test_links_do_not_hide_that_folders_overlap(here: Path) -> None:

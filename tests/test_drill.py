@@ -84,6 +84,25 @@ def test_a_sample_is_the_same_one_each_time(workspace: Workspace) -> None:
     assert sorted(path.name for path in (tree / "below").iterdir()) != kept[0]
 
 
+def test_the_smallest_sample_has_a_file(workspace: Workspace) -> None:
+    for _ in range(2):
+        run = workspace.run("drill", "--sample", "0.000001%")
+        assert (run.result["files"], evidence_of(run)["result"]) == (1, "same")
+    assert workspace.run("restore", "--sample", "0.000001%").result["written"] == 1
+
+
+def test_a_drill_of_no_file_proves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "source" / "below").mkdir(parents=True)
+    workspace = Workspace(tmp_path / "work", tmp_path / "source", server="web1")
+    workspace.backup()
+    for extent in (["--full"], []):
+        run = workspace.run("drill", *extent, expect=2)
+        assert "snapshot 1 has no file, so a drill of it would prove nothing" in run.stderr
+    assert not (workspace.state / "drills").exists()
+    assert not list(workspace.store.rglob("drills"))
+    assert leftovers(workspace) == []
+
+
 def test_a_restore_of_a_sample_is_the_same_sample_and_a_map_has_none(workspace: Workspace) -> None:
     tree = Path(workspace.run("drill", "--sample", "30%", "--keep").result["kept_in"])
     workspace.run("restore", "--sample", "30%")

@@ -243,6 +243,23 @@ def test_a_link_is_not_made_to_a_file_that_was_left_as_it_is(scene: Scene) -> No
     assert not link.exists() or link.read_bytes() == b"the snapshot's"
 
 
+def test_further_names_are_made_of_a_file_that_was_right_and_left(scene: Scene) -> None:
+    forge = scene.forge
+    forge.snapshot(forge.file("file"), *(item(name, "file", hardlink_to="file") for name in ("here", "lost")))
+    forge.contents["here"] = forge.contents["lost"] = forge.contents["file"]
+    scene.restore(0)
+    assert scene.restore(0, "--overwrite", "never").result["left"] == 3
+    (scene.restored / "lost").unlink()
+    assert scene.restore(0, "--overwrite", "never").result["links"] == 1
+    assert inodes(scene)["lost"] == inodes(scene)["file"]
+    (scene.restored / "lost").unlink()
+    (scene.restored / "file").write_bytes(b"Mine")  # in place, so that its further name stays one
+    run = scene.restore(3, "--overwrite", "never", settled=False)
+    assert run.result["failed"] == [
+        ["lost", "the file it is a hard link of, file, is another file there, which was left"]
+    ]
+
+
 def test_links_and_special_files_that_are_right_are_kept(scene: Scene) -> None:
     forge = scene.forge
     forge.snapshot(

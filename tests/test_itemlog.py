@@ -286,11 +286,39 @@ def test_a_restore_repeats_what_failed_and_nothing_else(workspace: Powerless, so
 def test_another_machine_restores_what_failed(workspace: Powerless, tmp_path: Path, source: Path) -> None:
     journal = restore_badly(workspace, source)
     other = Workspace(tmp_path / "other", source, store=str(workspace.store))
-    run = other.run("restore", "--retry-failed", str(journal), expect=2)
-    assert f"that run restored to {workspace.restored}, and restore_root is another" in run.stderr
+    run = other.run("restore", "--retry-failed", str(journal), "--in-place", expect=2)
+    assert f"that run restored to {workspace.restored}, not in place" in run.stderr
     assert "leave out" in other.run("restore", "--retry-failed", str(journal), "--snapshot", "2", expect=2).stderr
-    other.run("restore", "--retry-failed", str(journal), "--to", str(workspace.restored))
+    elsewhere = tmp_path / "elsewhere"
+    run = other.run("restore", "--retry-failed", str(journal), "--to", str(elsewhere))
+    assert (run.result["target"], run.result["written"], other.restored.exists()) == (str(elsewhere), 2, False)
+    run = other.run("restore", "--retry-failed", str(journal))
+    assert run.result["target"] == str(workspace.restored)
+    assert not other.restored.exists()
     assert differences(str(source), str(workspace.restored)) == []
+
+
+def test_a_restore_in_place_is_repeated_in_place_only_when_that_is_said(workspace: Powerless, source: Path) -> None:
+    workspace.run("backup")
+    (source / "a").unlink()
+    (source / "a").mkdir()
+    (source / "a" / "in the way").touch()
+    workspace.run("restore", "--in-place", expect=3)
+    journal = str(journals(workspace)[-1])
+    (source / "a" / "in the way").unlink()
+    (source / "a").rmdir()
+    assert "say --in-place again" in workspace.run("restore", "--retry-failed", journal, expect=2).stderr
+    assert workspace.run("restore", "--retry-failed", journal, "--in-place").result["written"] == 1
+    assert (source / "a").is_file()
+
+
+def test_a_forged_journal_leads_nowhere(workspace: Powerless, source: Path) -> None:
+    journal = restore_badly(workspace, source)
+    first, _, rest = journal.read_bytes().partition(b"\n")
+    for target in ("", "relative", "/a\0b", str(workspace.store)):
+        journal.write_bytes(json.dumps({**json.loads(first), "target": target}).encode() + b"\n" + rest)
+        (line,) = workspace.run("restore", "--retry-failed", str(journal), expect=2).stderr.splitlines()
+        assert "does not say to where" in line or "--to: lies inside store" in line
 
 
 FIRST = b'{"format":1,"command":"save","server":"web1","started":"2026-11-21T02:30:00Z"}\n'

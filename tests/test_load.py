@@ -78,6 +78,7 @@ def test_a_limited_run_ends_soon_when_asked_to(workspace: Workspace, proxy: Faul
         begun = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=END_S)
+    assert errors.startswith(b"blobark: interrupted: ")
     assert process.returncode == 130, errors
     assert time.monotonic() - begun < END_S
 

@@ -75,6 +75,7 @@ def test_the_plan_says_why_and_how_much_and_changes_nothing(machine: Years) -> N
     assert {file: file.stat().st_mtime_ns for file in machine.store.rglob("*")} == before
     text = machine.execute("prune").stdout.decode()
     assert "GOES" in text
+    assert all(line == line.rstrip() for line in text.splitlines())
     assert "no rule keeps it" in text
 
 

@@ -192,6 +192,13 @@ def test_what_strip_would_make_one_is_named_and_nothing_is_written(saved: Worksp
     assert not to.exists()
 
 
+def test_what_strip_leaves_nothing_of_is_named_up_to_twenty(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "work", small_tree(tmp_path / "source", *map(str, range(25))))
+    workspace.backup()
+    lines = workspace.run("restore", "--strip", "9", expect=2).stderr.splitlines()
+    assert (len(lines), lines[-1]) == (21, "blobark: and 5 more: take off fewer, or choose less")
+
+
 def test_strip_keeps_hard_links(saved: Workspace, to: Path) -> None:
     done = saved.run("restore", "hard", "--strip", "1", "--to", str(to)).result
     assert (done["files"], done["links"], done["failed"]) == (1, 1, [])
@@ -311,7 +318,7 @@ def test_what_has_priority_is_there_first(saved: Workspace, to: Path, tmp_path: 
     assert 0 < done.result["usable_s"] <= done.result["seconds"]
     assert json.loads(saved.metrics.read_bytes())["summary"]["usable_s"] == done.result["usable_s"]
     said = done.stderr.splitlines()
-    assert said[0] == "priority: 6 files (19,922,969 bytes) come first"
+    assert said[0] == "priority: 6 files (19,922,969 bytes) first"
     assert said[1].startswith("usable: all that has priority is there after ")
     order = saved.run("restore", "--priority", str(first), "--to", f"{to}2", "-v").stderr.splitlines()
     usable = next(place for place, line in enumerate(order) if line.startswith("usable"))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from metrics.sweep_page import knee, page, settings_of
+from metrics.sweep_page import TOO_SHORT, knee, page, recommended, settings_of
 from tests.chromium_browser import chromium
 from tests.runs import Workspace, wait_until
 
@@ -39,8 +39,6 @@ def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspac
         ("2", 2),
         ("auto", 2),
     ]
-    assert result["knee"] in ("1", "2", "auto")
-    assert result["line"] == f"max_workers: {result['knee']}"
     assert result["files"] == 30
     with out.with_suffix(".csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -50,6 +48,18 @@ def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspac
     assert leftovers(workspace) == []
     assert not workspace.restored.exists()
     assert not workspace.metrics.exists()
+
+
+def test_what_took_long_enough_gets_a_line_and_what_was_too_short_none(workspace: Workspace) -> None:
+    out = workspace.folder / "out.html"
+    options = ("--workers", "2", "--repeat", "1", "--out", str(out))
+    result = workspace.run("sweep", *options).result
+    assert (result["knee"], result["line"]) == ("", "")
+    assert TOO_SHORT in out.read_text()
+    assert f"nothing: {TOO_SHORT}" in workspace.execute("sweep", *options).stdout.decode()
+    workspace.configure(max_requests_per_s=10)
+    result = workspace.run("sweep", *options).result
+    assert (result["knee"], result["line"]) == ("2", "max_workers: 2")
 
 
 def test_packs_frames_and_equal_files_are_swept_too(workspace: Workspace) -> None:
@@ -122,6 +132,11 @@ def test_a_place_that_takes_no_page_is_one_line_before_anything_is_restored(work
 )
 def test_the_knee_is_the_fewest_workers_that_are_nearly_as_quick(medians: dict[str, float], wanted: str) -> None:
     assert knee(settings_of(list(medians), list(medians.items()))) == wanted
+
+
+@pytest.mark.parametrize(("least_s", "files", "wanted"), [(1.0, 1, "2"), (1.0, 0, ""), (0.9, 9, "")])
+def test_no_files_and_short_runs_tell_nothing(least_s: float, files: int, wanted: str) -> None:
+    assert recommended(settings_of(["2", "8"], [("2", 1.05), ("8", least_s)]), files) == wanted
 
 
 def test_the_page_draws_and_marks_the_knee(tmp_path: Path) -> None:

@@ -277,7 +277,7 @@ def test_a_person_sees_some_of_it_and_a_count(tmp_path: Path) -> None:
     text = machine.execute("verify").stdout.decode()
     assert len(re.findall("^DAMAGED web1_", text, re.MULTILINE)) == 20
     assert "... and 40 more" in text
-    assert re.search("DAMAGED +60 blobs, which hurt 60 paths", text)
+    assert re.search("DAMAGED +60 blobs, hurting 60 paths", text)
     text = machine.execute("verify", "-v").stdout.decode()
     assert len(re.findall("^DAMAGED web1_", text, re.MULTILINE)) == 60
 

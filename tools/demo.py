@@ -33,7 +33,9 @@ def main() -> int:
         print(f"demo: {tree} is not a folder", file=sys.stderr)
         return 2
     folder = REPOSITORY / "blobark-data" / "demo"
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        print("demo: removing what the last one has left ...", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     config = folder / "config.yaml"
     config.write_text(_config(tree))
@@ -65,7 +67,7 @@ def _config(tree: Path) -> str:
 def _judge(tree: Path, folder: Path) -> int:
     """Compare the trees with code that shares nothing with Blobark, and say where everything is."""
     found = [line for line in differences(str(tree), str(folder / "restored")) if not _excluded(line)]
-    print(f"\ncompared with lstat, sha256, readlink and listxattr: {len(found) or 'no'} differences")
+    print(f"\ncompared with lstat, sha256, readlink and listxattr: {_differences(len(found))}")
     for line in found[:20]:
         print(f"  {line}")
     made = report([folder / "restore-metrics.json", folder / "save-metrics.json"])
@@ -75,6 +77,10 @@ def _judge(tree: Path, folder: Path) -> int:
     print(f"metrics     {folder / 'restore-metrics.json'}")
     print(f"report      {made.html} (what held the restore up: {made.runs[0]['verdict']})")
     return 1 if found else 0
+
+
+def _differences(count: int) -> str:
+    return f"{count or 'no'} difference{'' if count == 1 else 's'}"
 
 
 def _excluded(line: str) -> bool:
