@@ -244,7 +244,7 @@ def test_a_save_whose_state_is_whole_needs_no_rebuild(workspace: Workspace, cont
     write(workspace.source / "a", "a")
     workspace.backup()
     lose_snapshots(container)
-    saved = workspace.run("save").result
+    saved = workspace.run("save", "--new-store").result
     assert (saved["snapshot"], saved["complete"], saved["sent"]) == (1, True, 0)
 
 
