@@ -24,11 +24,12 @@ with open(os.environ["REACHED"], "w"):
 {wait}
 """
 WAYS = {
-    "waits": "time.sleep(60)",
+    # In short pieces: a signal that comes between two steps of Python just before a long one is heard of after it.
+    "waits": "for _ in range(600): time.sleep(0.1)",
     # What Ctrl-C makes of an import is the library's affair.
     "hides it": """
 try:
-    time.sleep(60)
+    for _ in range(600): time.sleep(0.1)
 except BaseException:
     raise ImportError("hidden") from None
 """,
