@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark import snapshot
+from blobark import snapshot, trend
 from blobark.clock import now_ns
 from blobark.context import Context
 from blobark.errors import SnapshotError
@@ -43,12 +43,17 @@ class StatusRow(msgspec.Struct, frozen=True):
     """Snapshots after it, none of which is complete."""
     late: bool
     """Older than `max_age`, or of no known age."""
+    drilled: str = ""
+    """When the last drill in the store began, "" for none, and what came of it: same or different."""
+    drill: str = ""
 
     def line(self) -> str:
         """Return the line for a person."""
         state = self._state()
         if self.incomplete_since:
             state += f", {self.incomplete_since} incomplete since"
+        if self.drilled:
+            state += f", drill of {self.drilled[:10]}: {self.drill}"
         if not self.snapshot:
             return f"{self.server:<20} {'none':>8} {'':<20} {'':>8} {'':>12} {'':>18} {'':>16}  {state}"
         growth = "" if self.growth_bytes is None else f"{self.growth_bytes:+,}"
@@ -126,8 +131,21 @@ def _row(context: Context, store: Store, name: str, limit_s: int | None, failed:
             break
     if not complete:
         return StatusRow(name, 0, "", None, 0, 0, None, since, late=True)
+    drilled, drill = trend.last(store, name)
     last, totals = complete[0], complete[0].totals
     age_s = known_age_s(last.started_ns)
     growth = totals.file_bytes - complete[1].totals.file_bytes if len(complete) == 2 else None
     late = age_s is None or (limit_s is not None and age_s > limit_s)
-    return StatusRow(name, last.number, last.started, age_s, totals.files, totals.file_bytes, growth, since, late)
+    return StatusRow(
+        server=name,
+        snapshot=last.number,
+        time=last.started,
+        age_s=age_s,
+        files=totals.files,
+        file_bytes=totals.file_bytes,
+        growth_bytes=growth,
+        incomplete_since=since,
+        late=late,
+        drilled=drilled,
+        drill=drill,
+    )

@@ -10,7 +10,7 @@ import msgspec
 
 from blobark import evidence, snapshot
 from blobark.context import Context
-from blobark.errors import BlobarkError, ConfigError
+from blobark.errors import BlobarkError, BlobNotFound, ConfigError
 from blobark.stores.base import Store
 
 LEAST_EARLIER = 3
@@ -43,6 +43,18 @@ class Month(msgspec.Struct, frozen=True):
 def prefix(server: str) -> str:
     """Return what the keys of a server's evidence begin with."""
     return f"{snapshot.PREFIX}{server}/drills/"
+
+
+def last(store: Store, server: str) -> tuple[str, str]:
+    """Return when the last drill in the store began (UTC), and its result; "" and "" where there is none to be read."""
+    key = max((info.key for info in store.list(prefix(server))), default="")
+    if not key:
+        return "", ""
+    try:
+        document = evidence.decode(bytes(store.read(key)), key)
+    except (ConfigError, BlobNotFound):
+        return "", ""
+    return (str(document.get("started")), str(document.get("result"))) if evidence.is_signed(document) else ("", "")
 
 
 def slowdown(before: Sequence[Earlier], share: float, speed: float) -> float | None:

@@ -15,7 +15,7 @@ from tests.runs import Workspace
 from tests.trees import small_tree, write
 
 HOUR_NS = 3600 * 10**9
-ROW = "server snapshot time age_s files file_bytes growth_bytes incomplete_since late".split()
+ROW = "server snapshot time age_s files file_bytes growth_bytes incomplete_since late drilled drill".split()
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +157,14 @@ def test_a_store_without_the_server(workspace: Workspace, tmp_path: Path) -> Non
     (tmp_path / "empty").mkdir()
     workspace.configure(store=str(tmp_path / "empty"))
     assert "nothing has been saved" in workspace.run("status", expect=4).stderr
+
+
+def test_the_last_drill_is_told(workspace: Workspace) -> None:
+    workspace.backup()
+    row = workspace.run("status").result["items"][0]
+    assert (row["drilled"], row["drill"]) == ("", "")
+    workspace.run("drill", "--full", "--server", row["server"])
+    row = workspace.run("status").result["items"][0]
+    assert row["drill"] == "same"
+    assert row["drilled"] >= row["time"]
+    assert f"drill of {row['drilled'][:10]}: same" in workspace.execute("status").stdout.decode()
