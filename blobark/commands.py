@@ -124,7 +124,9 @@ def store_to_write(context: Context, catalog: Catalog, options: SaveOptions) -> 
     Raises:
         Fatal: there were snapshots in it, and there are none: it is not mounted, or another one.
     """
-    known = "" if options.new_store else catalog.get("stored_in")
+    of_server, _, known = catalog.get("stored_in").partition(" ")
+    if options.new_store or of_server != catalog.get("server"):
+        known = ""
     if context.config.store == "azure":
         create = options.create_container
     else:

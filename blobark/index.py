@@ -155,7 +155,7 @@ def remember_snapshot(catalog: Catalog, header: Header, place: str) -> None:
         "server": header.server,
         "roots": roots,
         "snapshot": str(header.number),
-        "stored_in": display(os.fsencode(place)),
+        "stored_in": f"{header.server} {display(os.fsencode(place))}",
     }
     values["header"] = snapshot.encode(header).decode()  # for a repair
     if header.complete:

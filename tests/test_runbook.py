@@ -125,7 +125,7 @@ def test_the_runbook_brings_a_machine_back(disaster: Disaster) -> None:
     done = disaster.follow("7")
     assert done.failed == [], done.output
     assert "snapshot" in done.output
-    assert re.search(r"^ +sent +1 files", done.output, re.MULTILINE), done.output
+    assert re.search(r"^ +sent +1 file", done.output, re.MULTILINE), done.output
     assert re.search(r"^web1 +3 ", done.output, re.MULTILINE), done.output
     assert stored.items() <= disaster.blobs().items()
 
