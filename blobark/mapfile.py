@@ -40,8 +40,8 @@ _KEY: Final = re.compile(rb"(?:(" + _SERVER + rb")_)?(" + _GUID + rb")(/?)")
 _STRING: Final = rb'"([^"\\\x00-\x1f]*+(?:\\.[^"\\\x00-\x1f]*+)*+)"'
 _SPACE: Final = rb"[ \t\r\n]*+"
 _PAIR: Final = re.compile(_SPACE + _STRING + _SPACE + b":" + _SPACE + _STRING + _SPACE + b"([,}])")
-# the same for a pair in which nothing needs decoding and nothing is wrong: the only one that a good map needs. The path's
-# own repetition is not possessive: before Python 3.11.4 such a group held the slash that it had given back.
+# the same for a pair in which nothing needs decoding and nothing is wrong: the only one that a good map needs.
+# The path's own repetition is not possessive: before Python 3.11.4 such a group kept the slash that it gave back
 _GOOD_PAIR: Final = re.compile(
     rb'%b"((?:%b_)?%b)(/?)"%b:%b"((?:/(?!\.{1,2}[/"])[^/"\\\x00-\x1f]{1,255}+)+)(/?)"%b([,}])'
     % (_SPACE, _SERVER, _GUID, _SPACE, _SPACE, _SPACE)
