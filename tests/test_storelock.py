@@ -73,7 +73,8 @@ def published(container: ContainerClient) -> int:
 def stopped(workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
     """A backup that has the lock and does not move; nothing is published yet."""
     with workspace.started("backup") as process:
-        wait_until(lambda: list(workspace.store.glob(f"{LOCK}/*")), process)
+        # A backup begins its journal when it has the lock; between making the lock's file and that it may yet lose it.
+        wait_until(lambda: list(workspace.state.glob("journals/*")), process)
         os.killpg(process.pid, signal.SIGSTOP)
         assert snapshots(workspace) == 0, "it was too fast to be held"
         yield process
