@@ -78,7 +78,9 @@ class Scene:
 
     def leftovers(self) -> list[Path]:
         """Return what lies below restore_root under a temporary name."""
-        return [path for path in self.restored.rglob(".blobark-*") if path.suffix == ".part"]
+        # `os.walk` and not `rglob`, which fails on a folder that a restore takes away meanwhile
+        below = (Path(at, name) for at, folders, files in os.walk(self.restored) for name in folders + files)
+        return [path for path in below if path.name.startswith(".blobark-") and path.suffix == ".part"]
 
     def hand_over(self) -> None:
         """Give all of the scene to nobody, if root runs the tests: it is nobody who restores next."""
