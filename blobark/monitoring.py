@@ -6,18 +6,12 @@ import os
 import time
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
-from blobark.backup import BackupResult
-from blobark.builder import IndexResult
 from blobark.clock import now_ns
 from blobark.config import Config
-from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
 from blobark.model import display
-from blobark.restore import RestoreResult
-from blobark.saved import SaveResult
-
-Result = IndexResult | SaveResult | BackupResult | RestoreResult | DrillResult
 
 
 class Monitoring:
@@ -28,7 +22,7 @@ class Monitoring:
         self._command = command
         self._warn = warn
         self._started_s = time.monotonic()
-        self.result: Result | None = None
+        self.result: Any = None
 
     def __enter__(self) -> Monitoring:
         self._ping("start")
@@ -56,7 +50,7 @@ class Monitoring:
         from metrics.export import write_textfile
 
         now_s = now_ns() / 1e9
-        files, size, failures = _figures(self.result)
+        files, size, failures = _figures(self._command, self.result)
         values = {
             "blobark_last_run_timestamp_seconds": now_s,
             "blobark_last_run_duration_seconds": round(time.monotonic() - self._started_s, 3),
@@ -85,19 +79,19 @@ def exit_code(result: object) -> int:
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
 
-def _figures(result: Result | None) -> tuple[int, int, int]:
-    """Return files, bytes and failed items."""
-    match result:
-        case IndexResult():
+def _figures(command: str, result: Any) -> tuple[int, int, int]:
+    """Return files, bytes and failed items of a command's result, None where it has none."""
+    if result is None:
+        return 0, 0, 0
+    match command:
+        case "index":
             present = [result.tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
             return sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
-        case SaveResult():
-            return result.sent, result.sent_bytes, len(result.failed)
-        case BackupResult():
+        case "backup":
             return result.save.sent, result.save.sent_bytes, len(result.failed)
-        case RestoreResult():
+        case "save":
+            return result.sent, result.sent_bytes, len(result.failed)
+        case "restore":
             return result.written, result.written_bytes, len(result.failed)
-        case DrillResult():
+        case _:  # drill
             return result.files, result.bytes, len(result.failed)
-        case _:
-            return 0, 0, 0

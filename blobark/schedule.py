@@ -17,8 +17,8 @@ import msgspec
 
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing
 from blobark.model import display
+from blobark.output import Listing
 
 SERVICE, TIMER = "blobark.service", "blobark.timer"
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
