@@ -37,7 +37,7 @@ class Difference:
             hint = f"when this run has published, `blobark forget {self.newest}` removes it"
             context.reporter.warn(f"snapshot {self.newest} is damaged, and passed over: {hint}")
         self.doubted: set[str] = set()
-        """The digests of its segments that were found damaged or missing."""
+        """The names of its segments that were found damaged or missing, or that rest on such a one."""
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         """The digests of the newest snapshot's segments."""
 
@@ -104,7 +104,7 @@ class Difference:
         try:
             return manifest.read(ref)
         except SnapshotError as error:
-            if ref.digest not in self.doubted:
+            if ref.name not in self.doubted:
                 self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
-            self.doubted.add(ref.digest)
+            self.doubted.update(ref.objects)
             return []
