@@ -2,10 +2,10 @@
 it is published.
 
     list      the server's segments, a page a request: each must be there, as long as the catalog's copy
-    look      at those that are not, and at those that this run has found damaged
+    look      at those that are not
     mend      what is missing or damaged, from the catalog, and read it back
 
-Damage that leaves a segment its length, in one that the run had no need to read, is `verify`'s to find.
+Damage that leaves a segment its length is `verify`'s to find.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from blobark.errors import Fatal
 from blobark.stores.base import PAGE_BLOBS, Store
 
 
-def mend(context: Context, catalog: Catalog, store: Store, server: str, names: list[str], doubted: set[str]) -> None:
-    """Make sure that segments, which the catalog has, are in the store; `doubted` are names of damaged ones.
+def mend(context: Context, catalog: Catalog, store: Store, server: str, names: list[str]) -> None:
+    """Make sure that segments, which the catalog has, are in the store.
 
     Raises:
         Fatal: one cannot be mended.
@@ -29,7 +29,7 @@ def mend(context: Context, catalog: Catalog, store: Store, server: str, names: l
     def put(batch: list[tuple[str, bytes]]) -> list[bool]:
         return [snapshot.put_segment(store, server, name, stored, check=True) for name, stored in batch]
 
-    suspects = _suspects(catalog, store, server, names, doubted) if names else []
+    suspects = _suspects(catalog, store, server, names) if names else []
     mended = 0
     for _, was_put in context.engine.run(_stored(catalog, suspects), put, cost=lambda job: len(job[1])):
         mended += was_put
@@ -42,12 +42,12 @@ def requests(segments: int) -> int:
     return -(-segments // PAGE_BLOBS)
 
 
-def _suspects(catalog: Catalog, store: Store, server: str, names: list[str], doubted: set[str]) -> list[str]:
-    """Return the segments that are not in the store with the catalog's length, and the doubted ones."""
+def _suspects(catalog: Catalog, store: Store, server: str, names: list[str]) -> list[str]:
+    """Return the segments that are not in the store with the catalog's length."""
     left = {snapshot.segment_key(server, name): name for name in names}
     for info in store.list(snapshot.segment_key(server, "")):
         name = left.get(info.key)
-        if name is not None and name not in doubted and info.size_bytes == catalog.segment_bytes(name):
+        if name is not None and info.size_bytes == catalog.segment_bytes(name):
             del left[info.key]
     return list(left.values())
 

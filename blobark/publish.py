@@ -57,7 +57,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
         result.segments_sent += 1
         result.segment_bytes += len(stored)
     needed = [name for ref in refs for name in ref.objects if name not in sent]
-    carried.mend(context, catalog, store, result.server, needed, saver.doubted)
+    carried.mend(context, catalog, store, result.server, needed)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
