@@ -172,14 +172,18 @@ def test_a_backup_mends_what_it_takes_over(what: str, machine: Machine, source: 
     machine.backup()
     change(source, "second")
     machine.backup()
-    patch = next((machine.store / "blobark/web1/segments").glob("*-*"))
-    victim = patch if what == "patch" else patch.with_name(patch.name.partition("-")[2])
-    sound = victim.read_bytes()
-    victim.unlink()
-    write(source / "one more", b"")
+    names = (
+        bases(machine)
+        if what == "base"
+        else {f"{ref['digest']}-{ref['base']}" for ref in refs(machine) if "base" in ref}
+    )
+    assert len(names) == 2
+    sound = {name: (machine.store / f"{key(name)}.blob").read_bytes() for name in names}
+    for name in names:
+        (machine.store / f"{key(name)}.blob").unlink()
     run = machine.backup()
-    assert "were mended" in run.stderr
-    assert victim.read_bytes() == sound
+    assert "were mended: 2" in run.stderr
+    assert {name: (machine.store / f"{key(name)}.blob").read_bytes() for name in names} == sound
     check_restores(machine)
 
 
