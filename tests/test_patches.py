@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -232,12 +233,13 @@ def test_a_hundred_changes_in_a_million_files(tmp_path: Path) -> None:
         for number in range(1000):
             os.close(os.open(below / f"file-{number:03}", os.O_CREAT | os.O_WRONLY))
     machine = Machine(tmp_path / "machine", source)
-    machine.backup()
+    subprocess.run(machine.command("backup"), check=True)
     full = sum(file.stat().st_size for file in (machine.store / "blobark/web1/segments").iterdir())
     for day in range(1, 6):
         for folder in range(0, 1000, 10):
             write(source / f"{folder:03}" / f"file-{(folder * 7 + day * 31) % 1000:03}", b"day %d" % day)
-        run = machine.backup().result
+        done = subprocess.run(machine.command("backup", "--json"), check=True, stdout=subprocess.PIPE)
+        run = json.loads(done.stdout)["save"]
         header = next((machine.store / "blobark/web1/snapshots").glob(f"{day + 1:010}*")).stat().st_size
         assert run["segment_bytes"] + header < full / 50
         print(f"day {day}: {run['segment_bytes']:,} bytes of segments and {header:,} of header, of {full:,}")
