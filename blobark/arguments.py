@@ -23,7 +23,7 @@ from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
 from blobark.rebuild import RebuildOptions, run_rebuild
 
-MONITORED = ("index", "save", "backup", "restore", "drill")
+MONITORED = ("index", "save", "backup", "restore", "drill", "verify", "repair", "prune")
 """Commands that monitoring is told of."""
 
 USUAL = tuple(name for name in NEEDS if name != "prune")
