@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blobark import listings, schedule, status
-from blobark.command import Command, snapshot_number
+from blobark.command import Command, share, snapshot_number
 from blobark.context import Context
+from blobark.errors import ConfigError
 from blobark.listings import Listing, MapResult
 from blobark.names import meant
 
@@ -57,13 +58,24 @@ def _map_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _schedule_options(parser: argparse.ArgumentParser) -> None:
-    when = parser.add_mutually_exclusive_group(required=True)
-    text = "every day at this time, up to 15 minutes later"
+    when = parser.add_mutually_exclusive_group()
+    text = "back up every day at this time, up to 15 minutes later"
     when.add_argument("--daily", type=_read_by(schedule.daily_time), metavar="HH:MM", help=text)
-    text = "every week, such as 'Sun 02:30'"
+    text = "back up every week, such as 'Sun 02:30'"
     when.add_argument("--weekly", type=_read_by(schedule.weekly_time), metavar="'DAY HH:MM'", help=text)
-    names = (schedule.SERVICE, schedule.TIMER)
-    parser.add_argument("--unit", choices=names, default="", help="only this one (default: both, each after its name)")
+    text = "`prune --yes` every day (04:30), week ('Sun 04:30') or month ('1 04:30')"
+    parser.add_argument("--prune", type=_read_by(schedule.any_time), metavar="TIME", help=text)
+    text = "`verify` likewise"
+    parser.add_argument("--verify", type=_read_by(schedule.any_time), metavar="TIME", help=text)
+    text = "with --verify: read this share of the blobs, such as 10%%, each time the next one"
+    parser.add_argument("--sample", type=_sample, metavar="SHARE", help=text)
+    text = "only this one, such as blobark-prune.timer (default: all, each after its name)"
+    parser.add_argument("--unit", choices=schedule.NAMES, default="", metavar="UNIT", help=text)
+
+
+def _sample(text: str) -> str:
+    share(text)
+    return text.replace(" ", "")
 
 
 def _read_by(read: Callable[[str], str]) -> Callable[[str], str]:
@@ -79,7 +91,13 @@ def _read_by(read: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _schedule(context: Context, options: argparse.Namespace) -> Listing:
-    return schedule.list_units(context, options.daily or "", options.weekly or "", options.unit)
+    given = (options.daily or options.weekly, options.prune, options.verify, options.sample)
+    times = schedule.Times(*(text or "" for text in given))
+    if times.sample and not times.verify:
+        raise ConfigError("--sample is for --verify")
+    if not (times.backup or times.prune or times.verify):
+        raise ConfigError("nothing to schedule", "say --daily or --weekly, --prune, --verify")
+    return schedule.list_units(context, times, options.unit)
 
 
 def _status(context: Context, options: argparse.Namespace) -> Listing:
@@ -168,8 +186,9 @@ COMMANDS = {
     ),
     "schedule": Command(
         "blobark schedule",
-        "print the units with which systemd runs backups on this machine",
-        "--daily 02:30\n--weekly 'Sun 02:30'\n--daily 02:30 --unit blobark.timer > /etc/systemd/system/blobark.timer",
+        "print the units with which systemd runs backups, and prunes and verifies, on this machine",
+        "--daily 02:30\n--weekly 'Sun 02:30'\n--daily 02:30 --unit blobark.timer > /etc/systemd/system/blobark.timer"
+        "\n--prune 'Sun 04:30' --verify 'Sun 06:30' --sample 10%",
         _schedule_options,
         _schedule,
         False,
