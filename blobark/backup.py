@@ -141,7 +141,9 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
         held = early or lock(catalog.get("server"))
         store = context.open_store(False)
         with step(context.steps, "save") as saving:
-            saving.result = saved = save_draft(context, catalog, store, held, told=indexed.errors)
+            saving.result = saved = save_draft(
+                context, catalog, store, held, told=indexed.errors, labels=options.save.tags
+            )
         index.count_mapped(catalog, indexed)  # the save has packed some, and found others equal
         return BackupResult(indexed, saved)
 

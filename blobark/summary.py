@@ -105,7 +105,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if not result.snapshot:
         return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
-        ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
+        (
+            "snapshot",
+            f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)") + _tags(result),
+        ),
         ("holds", f"{counted(result.files, 'file')} ({size(result.file_bytes)}), {counted(result.entries, 'entry')}"),
         ("sent", f"{counted(result.sent, 'file')} ({size(result.sent_bytes)}) in {counted(result.blobs, 'blob')}"),
         ("there already", f"{result.kept:,}"),
@@ -131,6 +134,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed, result.journal)
+
+
+def _tags(result: SaveResult) -> str:
+    return f", tagged {', '.join(result.tags)}" if result.tags else ""
 
 
 def _packed(result: SaveResult) -> Rows:
