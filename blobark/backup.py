@@ -24,7 +24,6 @@ from types import TracebackType
 import msgspec
 
 from blobark import index
-from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.commands import (
@@ -40,6 +39,7 @@ from blobark.context import Context
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
+from blobark.indexed import IndexResult
 from blobark.journals import journaled
 from blobark.model import display, printable
 from blobark.saved import SaveResult

@@ -15,7 +15,6 @@ import msgspec
 
 from blobark import identity, index, measured, snapshot, tags
 from blobark.again import renew_failed
-from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
@@ -24,6 +23,7 @@ from blobark.engine import Engine
 from blobark.errors import BlobarkError, ConfigError, Fatal, Interrupted, StoreMissing
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
+from blobark.indexed import IndexResult
 from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
 from blobark.model import Header, Root, display, printable

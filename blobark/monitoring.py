@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator
 
 from blobark.backup import BackupResult
-from blobark.builder import IndexResult
 from blobark.config import Config
 from blobark.context import Context
 from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
+from blobark.indexed import IndexResult
 from blobark.listings import Listing
 from blobark.model import display
 from blobark.prune import PruneResult

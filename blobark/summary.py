@@ -8,9 +8,9 @@ from typing import Any
 
 from blobark import summary_checking, summary_pruning
 from blobark.backup import BackupResult
-from blobark.builder import IndexResult
 from blobark.config import Config
 from blobark.doctor import DoctorResult
+from blobark.indexed import IndexResult
 from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
