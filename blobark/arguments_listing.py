@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from blobark import listings, schedule, status
+from blobark import changes, listings, schedule, status
 from blobark.command import Command, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
@@ -121,7 +121,7 @@ def _find(context: Context, options: argparse.Namespace) -> Listing:
 
 
 def _diff(context: Context, options: argparse.Namespace) -> Listing:
-    return listings.list_differences(context, options.server, options.before, options.after)
+    return changes.list_differences(context, options.server, options.before, options.after)
 
 
 def _history(context: Context, options: argparse.Namespace) -> Listing:

@@ -189,7 +189,6 @@ def _show_listing(
 
     Without a reader it ends too, unless its rows do work, or are what the exit code tells of.
     """
-    goes_on = listing.closing is not None or listing.is_judged
 
     def write(text: str) -> bool:
         return _is_taken(lambda: sys.stdout.write(text))
@@ -203,7 +202,7 @@ def _show_listing(
         else:
             shown.end()  # where the rows take long to come there is a bar
             text = f"{printable(row.line())}\n"
-        if not write(text) and not goes_on:
+        if not write(text) and not listing.is_judged:
             return listing.exit_code
     if options.json:
         head = "" if between == "," else between
