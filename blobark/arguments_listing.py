@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blobark import changes, listings, schedule, status
-from blobark.command import Command, share, snapshot_number
+from blobark.command import Command, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
 from blobark.listings import Listing, MapResult
@@ -21,40 +21,36 @@ def _number_or_latest(text: str) -> int:
     return 0 if text == LATEST else snapshot_number(text)
 
 
-def _server_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
-
-
 def _ls_options(parser: argparse.ArgumentParser) -> None:
     text = "a snapshot's number (default: latest)"
     parser.add_argument("number", nargs="?", type=_number_or_latest, default=0, metavar="N", help=text)
     parser.add_argument("path", nargs="?", default="", metavar="PATH", help="only what is there and below it")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _find_options(parser: argparse.ArgumentParser) -> None:
     text = "with * ? [...]; compared with the whole path where it has a slash, else with the name"
     parser.add_argument("pattern", metavar="PATTERN", help=text)
-    _server_option(parser)
+    server_option(parser)
 
 
 def _diff_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("before", type=snapshot_number, metavar="A", help="a snapshot's number")
     text = "another one (default: latest)"
     parser.add_argument("after", nargs="?", type=_number_or_latest, default=0, metavar="B", help=text)
-    _server_option(parser)
+    server_option(parser)
 
 
 def _history_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="PATH", help="a file or link, as it is called now or was once")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _map_options(parser: argparse.ArgumentParser) -> None:
     text = "a snapshot's number (default: latest)"
     parser.add_argument("number", nargs="?", type=_number_or_latest, default=0, metavar="N", help=text)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the map is written")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _schedule_options(parser: argparse.ArgumentParser) -> None:
@@ -137,7 +133,7 @@ COMMANDS = {
         "blobark snapshots",
         "list the snapshots in the store",
         "\n--server web1 --json",
-        _server_option,
+        server_option,
         _snapshots,
         False,
     ),
