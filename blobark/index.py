@@ -19,12 +19,13 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from blobark import identity, mapfile, patches, snapshot
-from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, IndexResult, renumbered
+from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, renumbered
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
 from blobark.errors import ConfigError, RootRefused, SnapshotError, StoreMissing
 from blobark.guids import blob_name
+from blobark.indexed import IndexResult
 from blobark.model import Header, Root, display
 
 

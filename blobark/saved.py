@@ -40,6 +40,8 @@ class SaveResult:
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    """Those that the snapshot was given."""
     journal: str = ""
     """Where it is written down what became of each item; "" where it is not."""
     segments_sent: int = 0

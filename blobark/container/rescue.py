@@ -894,7 +894,7 @@ def check_path(path: bytes) -> None:
 
 
 def display(path: bytes) -> str:
-    return printable(path.decode(errors="surrogateescape"))
+    return printable(path.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
