@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,20 +9,15 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
-from tests.forked import Forking
 from tests.runs import Run, Workspace
 
 HUGE_MIB = 350
 
 
 class Machine(Workspace):
-    """A workspace whose runs are forks, and the blobs of its store: files of a folder, or in a container."""
+    """A workspace, and the blobs of its store: files of a folder, or in a container."""
 
-    forking: Forking
     container: ContainerClient | None = None
-
-    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
 
     def _file(self, key: str) -> Path:
         return self.store / (f"{key}.blob" if "/" in key else f"{key[-2:]}/{key}")

@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from blobark.cli import main
-from tests.forked import Forking
 from tests.pruned import (
     Killed,
     Machine,
@@ -44,11 +43,6 @@ STRIDES = {"plain": 1, "packs": 1, "zstd packs": 2, "extents": 2}
 LARGE_BYTES = 10 * MIB
 
 Trees = dict[int, dict[bytes, Facts]]
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 def first_tree(source: Path, large: bool) -> None:
@@ -104,8 +98,7 @@ def prepared(folder: Path, settings: dict[str, Any]) -> tuple[Machine, Trees]:
 
 
 @pytest.fixture(scope="module", params=SETTINGS)
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forking: Forking) -> Any:
-    Machine.forking = forking
+def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return prepared(tmp_path_factory.mktemp("races"), SETTINGS[request.param])
 
 

@@ -18,7 +18,6 @@ from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.damage import Machine, flipped, hurt, machine_at, write_huge
 from tests.fault_proxy import FaultProxy
-from tests.forked import Forking
 from tests.runs import Workspace
 from tests.tier_proxy import WormProxy
 from tests.trees import write
@@ -26,11 +25,6 @@ from tools.compare import differences
 
 MIB = 1024 * 1024
 INDEX = ".blobark-pack.jsonl.zst"
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 @pytest.fixture(params=["folder", "azure"])

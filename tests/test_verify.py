@@ -18,7 +18,6 @@ from tests import fault_proxy as faults
 from tests.damage import Machine, flipped, hurt, machine_at, write_huge
 from tests.fault_proxy import FaultProxy
 from tests.forge import Forge, item
-from tests.forked import Forking
 from tests.trees import make_tree, write
 
 if sys.version_info >= (3, 14):
@@ -27,11 +26,6 @@ else:
     from backports import zstd
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 @pytest.fixture(params=["folder", "azure"])

@@ -20,7 +20,6 @@ import pytest
 
 from blobark.cli import main
 from blobark.retention import Candidate, Keep
-from tests.forked import Forking
 from tests.manifests import read_header
 from tests.pruned import DAY_S, Killed, Machine, age, check_same, check_whole, lists, numbers, unnamed, watching
 from tests.test_retention import model
@@ -148,8 +147,7 @@ class Years:
 
 
 @pytest.mark.timeout(900)
-def test_two_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forking: Forking) -> None:
-    Machine.forking = forking
+def test_two_years(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_ns = time.time_ns
     offset_ns = -DAYS * DAY_S * 10**9
     monkeypatch.setattr(time, "time_ns", lambda: real_ns() + offset_ns)
