@@ -56,16 +56,17 @@ class Forking:
         nobody: bool = False,
         memory_bytes: int = 0,
         environment: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `blobark COMMAND OPTIONS`, or only `blobark OPTIONS` where the command is "".
 
         As nobody if so told (and if root runs the tests), in so much memory if not 0; `environment` is added to that
-        of this process.
+        of this process, whose current folder is the usual one.
         """
         request: dict[str, Any] = {"command": command, "options": options, "memory_bytes": memory_bytes}
         request["uid"] = NOBODY if nobody and os.geteuid() == 0 else 0
         request["environment"] = {**os.environ, **(environment or {})}
-        request["folder"] = os.getcwd()
+        request["cwd"] = str(cwd or Path.cwd())
         message = json.dumps(request).encode()
         assert len(message) <= MOST_REQUEST_BYTES
         answer, end = os.pipe()
@@ -166,7 +167,7 @@ def _run(request: dict[str, Any], out: int, err: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(request["environment"])
     time.tzset()
-    os.chdir(request["folder"])
+    os.chdir(request["cwd"])
     if request["memory_bytes"]:
         resource.setrlimit(resource.RLIMIT_AS, (request["memory_bytes"], request["memory_bytes"]))
     if request["uid"]:
