@@ -137,6 +137,20 @@ class Workspace:
         return dict(json.loads(chosen.read_bytes()))
 
 
+class Started(Workspace):
+    """A workspace whose runs are all started as a person would start them."""
+
+    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a script, and only return how that ended."""
+        return subprocess.run(
+            self.command(name, *options),
+            capture_output=True,
+            env={**os.environ, **self.environment},
+            timeout=110,
+            check=False,
+        )
+
+
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
     """Return when the condition holds; fails when the process ends before that, or after a minute."""
     limit_s = time.monotonic() + PATIENCE_S
