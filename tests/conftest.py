@@ -70,6 +70,12 @@ def scene(tmp_path: Path, forking: Forking) -> Scene:
     return Scene(tmp_path, forking)
 
 
+@pytest.fixture(params=["folder", "azure"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where the store of a test is that runs once with each."""
+    return str(request.param)
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of the test's own, which is the current one."""
