@@ -12,18 +12,12 @@ from typing import Any
 import pytest
 
 from tests.damage import Machine, machine_at
-from tests.forked import Forking
 from tests.manifests import missing_content
 from tests.powerless import Powerless
 from tests.trees import contents_of, write
 
 HEADERS = "blobark/web1/snapshots/"
 SEGMENTS = "blobark/web1/segments/"
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 @pytest.fixture

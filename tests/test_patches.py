@@ -15,7 +15,6 @@ from blobark.model import SegmentRef
 from blobark.segments import compress, plain_of
 from tests.damage import Machine as Damaged
 from tests.damage import flipped, machine_at
-from tests.forked import Forking
 from tests.manifests import read_header, read_manifest
 from tests.pruned import Machine, age
 from tests.runs import REPOSITORY
@@ -24,11 +23,6 @@ from tools.compare import differences
 
 FILES = 1800
 SCRIPT = REPOSITORY / "blobark" / "container" / "rescue.py"
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = Damaged.forking = forking
 
 
 @pytest.fixture
