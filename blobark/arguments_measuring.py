@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blobark.command import Command, share, snapshot_number
+from blobark.command import Command, server_option, share, snapshot_number
 from blobark.config_keys import part_size
 from blobark.context import Context
 from blobark.errors import ConfigError
@@ -30,7 +30,7 @@ def _duration_s(text: str) -> float:
 def _snapshot_options(parser: argparse.ArgumentParser) -> None:
     text = "a snapshot's number (default: latest)"
     parser.add_argument("--snapshot", type=snapshot_number, default=0, metavar="N", help=text)
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
 
 
 def _forecast_options(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blobark.command import Command, moment_ns, share, snapshot_number
+from blobark.command import Command, moment_ns, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
 
@@ -50,7 +50,7 @@ _NAMES = {"paths": "PATH", "restore_root": "--to", "map_path": "--map", "share":
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
     text = "in place of the configuration's: a number, or auto"
     parser.add_argument("--max-workers", metavar="N", help=text)
     text = "in place of the configuration's: how much of a large file one request asks for, such as 16MiB"

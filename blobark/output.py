@@ -29,7 +29,7 @@ class Listing:
     """Which rows miss an objective; likewise."""
 
     is_judged: bool = False
-    """Whether all rows are to come, though nobody reads them any more: the exit code is what was asked for."""
+    """Whether all rows are to come, though nobody reads them any more: they do work, or decide the exit code."""
 
     @property
     def closing(self) -> object | None:

@@ -12,8 +12,9 @@ from blobark.wording import counted, duration, size, times
 
 if TYPE_CHECKING:  # of what the other commands are made no run has to load
     from blobark.backup import BackupResult
-    from blobark.builder import IndexResult
+    from blobark.changes import DiffResult
     from blobark.doctor import DoctorResult
+    from blobark.indexed import IndexResult
     from blobark.listings import MapResult
     from blobark.rebuild import RebuildResult
     from blobark.restore import RestoreResult
@@ -23,6 +24,15 @@ Rows = list[tuple[str, str]]
 MINUTES_FROM_S = 60.0
 FORECAST_FROM_S = 5.0
 """Of a shorter restore nobody asks how well it had been forecast."""
+CHANGES = {
+    "new": "new",
+    "gone": "gone",
+    "renamed": "renamed",
+    "content": "with other content",
+    "kind": "of another kind",
+    "metadata": "with other metadata",
+}
+"""The counts of a diff, in words."""
 
 
 def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
@@ -41,21 +51,24 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
 def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> Rows:
     match command:
         case "index":
-            return _index(result, config, dry_run=dry_run)
+            rows = _index(result, config, dry_run=dry_run)
         case "save":
-            return _saving(result, config, seconds, dry_run=dry_run)
+            rows = _saving(result, config, seconds, dry_run=dry_run)
         case "backup":
-            return _backup(result, config, seconds, dry_run=dry_run)
+            rows = _backup(result, config, seconds, dry_run=dry_run)
         case "restore":
-            return _restore_plan(result) if dry_run else _restore(result, config, seconds)
+            rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
         case "doctor":
-            return _doctor(result)
+            rows = _doctor(result)
         case "rebuild":
-            return _rebuild(result)
+            rows = _rebuild(result)
         case "map":
-            return _map(result)
+            rows = _map(result)
+        case "diff":
+            rows = _diff(result)
         case _:
-            return _told_elsewhere(command, result)
+            rows = _told_elsewhere(command, result)
+    return rows
 
 
 def _told_elsewhere(command: str, result: Any) -> Rows:
@@ -126,7 +139,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if not result.snapshot:
         return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
-        ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
+        (
+            "snapshot",
+            f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)") + _tags(result),
+        ),
         ("holds", f"{counted(result.files, 'file')} ({size(result.file_bytes)}), {counted(result.entries, 'entry')}"),
         ("sent", f"{counted(result.sent, 'file')} ({size(result.sent_bytes)}) in {counted(result.blobs, 'blob')}"),
         ("there already", f"{result.kept:,}"),
@@ -152,6 +168,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed, result.journal)
+
+
+def _tags(result: SaveResult) -> str:
+    return f", tagged {', '.join(result.tags)}" if result.tags else ""
 
 
 def _packed(result: SaveResult) -> Rows:
@@ -217,6 +237,12 @@ def _restore_plan(result: RestoreResult) -> Rows:
     if result.archived:
         rows.append(("archived, needs --rehydrate", _archived(result)))
     return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _diff(result: DiffResult) -> Rows:
+    said = [f"{count:,} {words}" for name, words in CHANGES.items() if (count := getattr(result, name))]
+    snapshots = f"{result.before} and {result.after} of {result.server}"
+    return [("snapshots", snapshots), ("changes", ", ".join(said) or "none")]
 
 
 def _doctor(result: DoctorResult) -> Rows:
