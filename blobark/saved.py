@@ -46,6 +46,8 @@ class SaveResult:
     """Where it is written down what became of each item; "" where it is not."""
     segments_sent: int = 0
     """Parts of the manifest that the store did not have; 0 where nothing has changed."""
+    segment_bytes: int = 0
+    """How long these are, as they are stored."""
     workers: int = 0
     """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)

@@ -9,14 +9,14 @@ import ctypes
 import os
 import sys
 
-from tests.runs import Workspace
+from tests.runs import Started
 
 PR_CAPBSET_DROP = 24
 POWERS = (1, 2)
 """CAP_DAC_OVERRIDE and CAP_DAC_READ_SEARCH."""
 
 
-class Powerless(Workspace):
+class Powerless(Started):
     """A workspace whose runs are stopped by permissions."""
 
     def command(self, name: str, *options: str) -> list[str]:
