@@ -14,9 +14,10 @@ import msgspec
 from blobark import browse
 from blobark.browse import Difference, Tree
 from blobark.context import Context
-from blobark.listings import Listing, Row, server_of
+from blobark.listings import server_of
 from blobark.model import Entry
 from blobark.names import shown
+from blobark.output import Listing, Row
 from blobark.scratch import Differences
 
 PROGRESS_EVERY = 1000

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -21,44 +19,13 @@ from blobark.browse import Tree
 from blobark.catalog import Catalog
 from blobark.clock import utc
 from blobark.context import Context
-from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, EXIT_MISSED, BlobarkError, SnapshotError
+from blobark.errors import BlobarkError, SnapshotError
 from blobark.model import Entry, Header, display
 from blobark.names import shown
+from blobark.output import Listing
 from blobark.stores.base import Store
 
 _KIND_LETTERS = {"file": "-", "dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "char": "c", "block": "b"}
-
-
-class Row(Protocol):
-    """One line of a listing: a struct, for JSON, that knows its line."""
-
-    def line(self) -> str:
-        """Return the line for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a command lists, under a line that says what the columns are ("": it needs none)."""
-
-    heading: str
-    rows: Iterator[Row]
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """What could not be listed, and why; complete when the rows have come."""
-    missed: list[str] = field(default_factory=list)
-    """Which rows miss an objective; likewise."""
-
-    is_judged: bool = False
-    """Whether all rows are to come, though nobody reads them any more: they do work, or decide the exit code."""
-
-    @property
-    def closing(self) -> object | None:
-        """What there is to say at the end, once the rows have come: a result like those of other commands."""
-        return None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code, once the rows have come."""
-        return EXIT_MISSED if self.missed else EXIT_ITEMS_FAILED if self.failed else EXIT_DONE
 
 
 class SnapshotRow(msgspec.Struct, frozen=True):
