@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from blobark import __version__
+from blobark import __version__, tags
 from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
@@ -23,7 +23,7 @@ from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
 from blobark.rebuild import RebuildOptions, run_rebuild
 
-MONITORED = ("index", "save", "backup", "restore", "drill")
+MONITORED = ("index", "save", "backup", "restore", "drill", "verify", "repair", "prune")
 """Commands that monitoring is told of."""
 
 USUAL = tuple(name for name in NEEDS if name != "prune")
@@ -156,11 +156,17 @@ def _creating(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
     text = "begin anew in a store that has lost its snapshots (default: refuse, since it may not be mounted)"
     parser.add_argument("--new-store", action="store_true", help=text)
+    text = "give the new snapshot this name, that `keep` can hold it by (may be repeated)"
+    parser.add_argument("--tag", action="append", type=tags.check, default=[], dest="tags", metavar="TAG", help=text)
 
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
-    saving = SaveOptions(options.create_container, options.new_store, options.retry_failed, options.dry_run)
-    return run_save(_skipping(context, options), saving)
+    return run_save(_skipping(context, options), _saving(options, options.retry_failed))
+
+
+def _saving(options: argparse.Namespace, retry_failed: Path | None = None) -> SaveOptions:
+    labels = tuple(dict.fromkeys(options.tags))
+    return SaveOptions(options.create_container, options.new_store, retry_failed, labels, options.dry_run)
 
 
 def _backup_options(parser: argparse.ArgumentParser) -> None:
@@ -171,10 +177,8 @@ def _backup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
-    saving = SaveOptions(options.create_container, options.new_store, dry_run=options.dry_run)
-    return run_backup(
-        _skipping(context, options), BackupOptions(_indexing(options), saving, options.wait, options.dry_run)
-    )
+    backup = BackupOptions(_indexing(options), _saving(options), options.wait, options.dry_run)
+    return run_backup(_skipping(context, options), backup)
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
@@ -237,7 +241,7 @@ COMMANDS = {
     "backup": Command(
         "blobark backup",
         "index and save in one run, as a schedule wants it",
-        "\n--wait --json\n--config /etc/blobark/config.yaml --quiet\n--dry-run",
+        "\n--wait --json\n--config /etc/blobark/config.yaml --quiet\n--tag before-upgrade\n--dry-run",
         _backup_options,
         _run_backup,
     ),

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from blobark.command import Command, share, snapshot_number
+from blobark.command import Command, server_option, share, snapshot_number
 from blobark.config_keys import part_size
 from blobark.context import Context
 from blobark.drill import DrillOptions, DrillResult, VerifyResult, run_drill, verify
@@ -27,7 +27,7 @@ def _duration_s(text: str) -> float:
 def _snapshot_options(parser: argparse.ArgumentParser) -> None:
     text = "a snapshot's number (default: latest)"
     parser.add_argument("--snapshot", type=snapshot_number, default=0, metavar="N", help=text)
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
 
 
 def _forecast_options(parser: argparse.ArgumentParser) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from blobark.command import Command, snapshot_number
+from blobark.command import Command, server_option, snapshot_number
 from blobark.config_keys import bytes_of
 from blobark.context import Context
 from blobark.prune import PruneOptions, PruneResult, run_prune
 from blobark.tagging import TagOptions, TagResult, run_tag
-
-
-def _server_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
 
 
 def _tag_options(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +16,7 @@ def _tag_options(parser: argparse.ArgumentParser) -> None:
     text = "what it is to be called: a-z, 0-9, ., _ and -; without any its tags are shown"
     parser.add_argument("names", nargs="*", metavar="TAG", help=text)
     parser.add_argument("--remove", action="store_true", help="take these tags away")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _tag(context: Context, options: argparse.Namespace) -> TagResult:
@@ -35,7 +31,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 def _yes_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do it (default: show the plan, change nothing)")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _size(text: str) -> int:

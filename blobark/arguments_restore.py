@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from blobark.again import restore_target
-from blobark.command import Command, moment_ns, share, snapshot_number
+from blobark.command import Command, moment_ns, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
 from blobark.excerpt import Edits
@@ -52,7 +52,7 @@ _NAMES = {"paths": "PATH", "restore_root": "--to", "map_path": "--map", "share":
 
 
 def _options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
     text = "in place of the configuration's: a number, or auto"
     parser.add_argument("--max-workers", metavar="N", help=text)
     text = "in place of the configuration's: how much of a large file one request asks for, such as 16MiB"

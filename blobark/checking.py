@@ -169,7 +169,7 @@ def list_damage(context: Context, options: VerifyOptions) -> Verified:
             yield from limited(damage_rows(inventory), None if options.all_rows else SHOWN)
         _remember(context, server, part)
 
-    return Verified("", rows(), result.failed, result=result)
+    return Verified("", rows(), result.failed, is_judged=True, result=result)
 
 
 def list_repairs(context: Context, options: RepairOptions) -> Repaired:
@@ -210,7 +210,7 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
             )
             yield from limited(mended, None if options.all_rows else SHOWN)
 
-    return Repaired("", rows(), result.verified.failed, result=result)
+    return Repaired("", rows(), result.verified.failed, is_judged=True, result=result)
 
 
 def _found_in(file: Path) -> frozenset[str]:

@@ -13,17 +13,17 @@ from pathlib import Path
 
 import msgspec
 
-from blobark import identity, index, measured, snapshot
+from blobark import identity, index, measured, snapshot, tags
 from blobark.again import renew_failed
-from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
 from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
-from blobark.errors import BlobarkError, ConfigError, Fatal, StoreMissing
+from blobark.errors import BlobarkError, ConfigError, Fatal, Interrupted, StoreMissing
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
+from blobark.indexed import IndexResult
 from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
 from blobark.model import Header, Root, display, printable
@@ -60,6 +60,8 @@ class SaveOptions:
     """The store may be another one, or empty, although there were snapshots in it."""
     retry_failed: Path | None = None
     """The journal of the run whose failed items are to be stored, and no others."""
+    tags: tuple[str, ...] = ()
+    """Names that the new snapshot gets, once it is published."""
     dry_run: bool = False
 
 
@@ -113,7 +115,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
             return estimate_draft(context, catalog)
         store = store_to_write(context, catalog, options)
         with store_lock(context, store, catalog.get("server"), "save", known_as=known_as) as lock:
-            result = save_draft(run, catalog, store, lock, lost=lost)
+            result = save_draft(run, catalog, store, lock, lost=lost, labels=options.tags)
         ending.snapshot, ending.failed = result.snapshot, result.failed
         return result
 
@@ -156,10 +158,12 @@ def save_draft(
     *,
     lost: Sequence[tuple[str, str]] = (),
     told: Sequence[tuple[str, str]] = (),
+    labels: Sequence[str] = (),
 ) -> SaveResult:
     """Store what the draft of an open catalog names, and publish the snapshot, under the store's lock.
 
     `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
+    The snapshot gets the `labels` as its tags.
     """
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
     server = catalog.get("server")
@@ -183,7 +187,19 @@ def save_draft(
             catalog.commit()
         summary = {name: getattr(saver.result, name) for name in SAVE_SUMMARY}
         measured.finish(context, sampler, summary, saver.result.failed)
+    _tag(store, saver.result, labels)
     return saver.result
+
+
+def _tag(store: Store, result: SaveResult, labels: Sequence[str]) -> None:
+    try:
+        tags.add(store, result.server, result.snapshot, labels)
+    except Interrupted:
+        raise
+    except BlobarkError as error:
+        message = f"snapshot {result.snapshot} is published, but could not be given its tags: {error.message}"
+        raise Fatal(message, f"blobark tag {result.snapshot} {' '.join(labels)}") from None
+    result.tags = sorted(labels)
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ from blobark.names import shown
 from blobark.owners import Owners
 from blobark.rules import Patterns
 from blobark.scratch import Landing
-from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
+from blobark.segments import SegmentWriter, decode_entry, encode_entry
 from blobark.selection import NO_PATTERNS, Chosen, Selection
 from blobark.snapshot import Manifest, Portion
 
@@ -66,15 +66,11 @@ class LocalManifest(Manifest):
         self.refs.append(ref)
         self._file.write(stored)
 
-    def stored(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.stored`."""
-        offset, size = self._stored[ref.digest]
+    def stored(self, name: str) -> bytes:
+        """As `Manifest.stored`: here nothing is a patch."""
+        offset, size = self._stored[name]
         self._file.seek(offset)
         return self._file.read(size)
-
-    def read(self, ref: SegmentRef) -> list[Entry]:
-        """As `Manifest.read`."""
-        return read_segment(ref, self.stored(ref))
 
     def close(self) -> None:
         """Let go of the file."""

@@ -48,7 +48,7 @@ class Listing:
     """Which rows miss an objective; likewise."""
 
     is_judged: bool = False
-    """Whether all rows are to come, though nobody reads them any more: the exit code is what was asked for."""
+    """Whether all rows are to come, though nobody reads them any more: they do work, or decide the exit code."""
 
     @property
     def closing(self) -> object | None:
@@ -131,20 +131,6 @@ class VersionRow(msgspec.Struct, frozen=True):
 VERSIONS_HEADING = f"{'bytes':>14} {'changed (UTC)':<20} {'digest':<16} path"
 
 
-class DifferenceRow(msgspec.Struct, frozen=True):
-    """What became of a path: + new, - gone, M other content, T another kind, U other metadata."""
-
-    change: str
-    path: str
-    bytes_before: int
-    bytes_after: int
-
-    def line(self) -> str:
-        """Return the line for a person."""
-        sizes = f"{self.bytes_before:,} -> {self.bytes_after:,}" if self.change == "M" else ""
-        return f"{self.change} {self.path}{f'  ({sizes} bytes)' if sizes else ''}"
-
-
 class MapResult(msgspec.Struct, frozen=True):
     """A snapshot's map has been written."""
 
@@ -195,14 +181,6 @@ def list_history(context: Context, server: str, path: bytes) -> Listing:
         raise SnapshotError(f"{shown(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
     rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
-
-
-def list_differences(context: Context, server: str, before: int, after: int) -> Listing:
-    """List what changed from one snapshot to another (0: the newest)."""
-    store = context.open_store(False)
-    server = server_of(context, store, server)
-    trees = Tree.open(store, server, before), Tree.open(store, server, after)
-    return Listing("", map(_difference_row, browse.differences(*trees)))
 
 
 def write_map(context: Context, server: str, number: int, file: Path) -> MapResult:
@@ -316,12 +294,6 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
         digest=entry.digest,
         guid=entry.guid,
     )
-
-
-def _difference_row(found: browse.Difference) -> DifferenceRow:
-    before, after = found.before, found.after
-    sizes = before.size if before is not None else 0, after.size if after is not None else 0
-    return DifferenceRow(found.change, shown(found.path), *sizes)
 
 
 def _when(time_ns: int) -> str:

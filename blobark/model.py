@@ -16,7 +16,7 @@ import msgspec
 FORMAT = 1
 """Version of the stored format that this code writes, and the newest that it reads."""
 
-FEATURES: frozenset[str] = frozenset({"zstd"})
+FEATURES: frozenset[str] = frozenset({"zstd", "patches"})
 """What a snapshot may list under `requires` and still be read by this code."""
 
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
@@ -175,6 +175,18 @@ class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     errors: int = 0
     encoded: int = 0
     """Entries with an extent that has a codec."""
+    base: str = ""
+    """The digest of the segment that this one is stored as a patch against; that one is never a patch itself."""
+
+    @property
+    def name(self) -> str:
+        """What it is stored as: other bytes than the whole segment have another name."""
+        return f"{self.digest}-{self.base}" if self.base else self.digest
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The names of all that is needed to read it."""
+        return (self.name, self.base) if self.base else (self.name,)
 
 
 class Root(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -2,78 +2,79 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
 
 from blobark.backup import BackupResult
-from blobark.builder import IndexResult
-from blobark.clock import now_ns
 from blobark.config import Config
+from blobark.context import Context
 from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
+from blobark.indexed import IndexResult
+from blobark.listings import Listing
 from blobark.model import display
+from blobark.prune import PruneResult
+from blobark.repair import RepairResult
 from blobark.restore import RestoreResult
 from blobark.saved import SaveResult
+from blobark.steps import Step, step
+from blobark.verify import VerifyResult
 
-Result = IndexResult | SaveResult | BackupResult | RestoreResult | DrillResult
+
+@contextlib.contextmanager
+def monitored(context: Context, command: str) -> Iterator[Step]:
+    """Tell of the run in this block, and of the steps it consists of; its `result` is to be set where there is one."""
+    config, warn = context.config, context.reporter.warn
+    _ping(config, "start", warn)
+    own: list[Step] = []
+    try:
+        with step(own, command) as run:
+            yield run
+    finally:
+        for each in [*context.steps, *own]:
+            _write(config, each, warn)
+        _ping(config, "" if _exit_code_of_step(run) == EXIT_DONE else "fail", warn)
 
 
-class Monitoring:
-    """Tells of the run in its block; `result` is to be set where there is one."""
+def _ping(config: Config, what: str, warn: Callable[[str], None]) -> None:
+    if not config.ping_url:
+        return
+    from metrics.export import ping
 
-    def __init__(self, config: Config, command: str, warn: Callable[[str], None]) -> None:
-        self._config = config
-        self._command = command
-        self._warn = warn
-        self._started_s = time.monotonic()
-        self.result: Result | None = None
+    if problem := ping(config.ping_url.reveal(), what):
+        warn(f"warning: ping_url: {what or 'success'} could not be told ({problem})")
 
-    def __enter__(self) -> Monitoring:
-        self._ping("start")
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        code = exit_code(self.result) if error is None else exit_code_of(error)
-        self._write(code)
-        self._ping("" if code == EXIT_DONE else "fail")
+def _write(config: Config, run: Step, warn: Callable[[str], None]) -> None:
+    path = config.metrics_textfile
+    if path is None:
+        return
+    from metrics.export import write_textfile
 
-    def _ping(self, what: str) -> None:
-        if not self._config.ping_url:
-            return
-        from metrics.export import ping
+    code = _exit_code_of_step(run)
+    files, size, failures = _figures(run.result if run.error is None else None)
+    values = {
+        "blobark_last_run_timestamp_seconds": run.ended_ns / 1e9,
+        "blobark_last_run_duration_seconds": round(run.seconds, 3),
+        "blobark_last_run_bytes": size,
+        "blobark_last_run_files": files,
+        "blobark_last_run_failures": failures,
+        "blobark_last_run_exit_code": code,
+    }
+    if code == EXIT_DONE:
+        values["blobark_last_success_timestamp_seconds"] = run.ended_ns / 1e9
+    labels = {"command": run.command, "config": os.path.abspath(config.file)}
+    try:
+        write_textfile(path, labels, values)
+    except OSError as error:
+        warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error.strerror}")
+    except ValueError as error:
+        warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error}")
 
-        if problem := ping(self._config.ping_url.reveal(), what):
-            self._warn(f"warning: ping_url: {what or 'success'} could not be told ({problem})")
 
-    def _write(self, code: int) -> None:
-        path = self._config.metrics_textfile
-        if path is None:
-            return
-        from metrics.export import write_textfile
-
-        now_s = now_ns() / 1e9
-        files, size, failures = _figures(self.result)
-        values = {
-            "blobark_last_run_timestamp_seconds": now_s,
-            "blobark_last_run_duration_seconds": round(time.monotonic() - self._started_s, 3),
-            "blobark_last_run_bytes": size,
-            "blobark_last_run_files": files,
-            "blobark_last_run_failures": failures,
-            "blobark_last_run_exit_code": code,
-        }
-        if code == EXIT_DONE:
-            values["blobark_last_success_timestamp_seconds"] = now_s
-        labels = {"command": self._command, "config": os.path.abspath(self._config.file)}
-        try:
-            write_textfile(path, labels, values)
-        except OSError as error:
-            self._warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error.strerror}")
-        except ValueError as error:
-            self._warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error}")
+def _exit_code_of_step(run: Step) -> int:
+    return exit_code(run.result) if run.error is None else exit_code_of(run.error)
 
 
 def exit_code(result: object) -> int:
@@ -85,19 +86,26 @@ def exit_code(result: object) -> int:
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
 
-def _figures(result: Result | None) -> tuple[int, int, int]:
-    """Return files, bytes and failed items."""
-    match result:
-        case IndexResult():
-            present = [result.tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
-            return sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
-        case SaveResult():
-            return result.sent, result.sent_bytes, len(result.failed)
-        case BackupResult():
-            return result.save.sent, result.save.sent_bytes, len(result.failed)
-        case RestoreResult():
-            return result.written, result.written_bytes, len(result.failed)
-        case DrillResult():
-            return result.files, result.bytes, len(result.failed)
+def _figures(result: object) -> tuple[int, int, int]:
+    """Return files (or blobs), their bytes, and failed items."""
+    match result.closing if isinstance(result, Listing) else result:
+        case IndexResult(tallies=tallies, errors=errors):
+            present = [tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
+            figures = sum(t.items for t in present), sum(t.bytes for t in present), len(errors)
+        case SaveResult() as saved:
+            figures = saved.sent, saved.sent_bytes, len(saved.failed)
+        case BackupResult(save=saved) as both:
+            figures = saved.sent, saved.sent_bytes, len(both.failed)
+        case RestoreResult() as restored:
+            figures = restored.written, restored.written_bytes, len(restored.failed)
+        case DrillResult() as drilled:
+            figures = drilled.files, drilled.bytes, len(drilled.failed)
+        case VerifyResult() as checked:
+            figures = checked.blobs, checked.blob_bytes, checked.damaged + len(checked.failed)
+        case RepairResult() as mended:
+            figures = mended.mended, mended.mended_bytes, mended.left + len(mended.verified.failed)
+        case PruneResult(deleting=deleted):
+            figures = deleted.blobs, deleted.bytes, 0
         case _:
-            return 0, 0, 0
+            figures = 0, 0, 0
+    return figures

@@ -8,9 +8,10 @@ from typing import Any
 
 from blobark import summary_checking, summary_pruning
 from blobark.backup import BackupResult
-from blobark.builder import IndexResult
+from blobark.changes import DiffResult
 from blobark.config import Config
 from blobark.doctor import DoctorResult
+from blobark.indexed import IndexResult
 from blobark.listings import MapResult
 from blobark.model import printable
 from blobark.rebuild import RebuildResult
@@ -23,6 +24,15 @@ Rows = list[tuple[str, str]]
 MINUTES_FROM_S = 60.0
 FORECAST_FROM_S = 5.0
 """Of a shorter restore nobody asks how well it had been forecast."""
+CHANGES = {
+    "new": "new",
+    "gone": "gone",
+    "renamed": "renamed",
+    "content": "with other content",
+    "kind": "of another kind",
+    "metadata": "with other metadata",
+}
+"""The counts of a diff, in words."""
 
 
 def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
@@ -45,6 +55,8 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
         rows = _rebuild(result)
     elif (told := _told_elsewhere(result)) is not None:
         rows = told
+    elif isinstance(result, DiffResult):
+        rows = _diff(result)
     elif isinstance(result, MapResult):
         rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
         rows.append(("file", result.file))
@@ -105,7 +117,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if not result.snapshot:
         return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
-        ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
+        (
+            "snapshot",
+            f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)") + _tags(result),
+        ),
         ("holds", f"{counted(result.files, 'file')} ({size(result.file_bytes)}), {counted(result.entries, 'entry')}"),
         ("sent", f"{counted(result.sent, 'file')} ({size(result.sent_bytes)}) in {counted(result.blobs, 'blob')}"),
         ("there already", f"{result.kept:,}"),
@@ -131,6 +146,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed, result.journal)
+
+
+def _tags(result: SaveResult) -> str:
+    return f", tagged {', '.join(result.tags)}" if result.tags else ""
 
 
 def _packed(result: SaveResult) -> Rows:
@@ -196,6 +215,12 @@ def _restore_plan(result: RestoreResult) -> Rows:
     if result.archived:
         rows.append(("archived, needs --rehydrate", _archived(result)))
     return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _diff(result: DiffResult) -> Rows:
+    said = [f"{count:,} {words}" for name, words in CHANGES.items() if (count := getattr(result, name))]
+    snapshots = f"{result.before} and {result.after} of {result.server}"
+    return [("snapshots", snapshots), ("changes", ", ".join(said) or "none")]
 
 
 def _doctor(result: DoctorResult) -> Rows:

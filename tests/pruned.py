@@ -74,7 +74,10 @@ def named(store: Path, number: int) -> dict[str, int]:
         if "blocks_at" in entry:
             found[f"blobark/web1/blocks/{entry['blocks_at']}"] = 1
     for segment in read_header(store, number)["segments"]:
-        found[f"blobark/web1/segments/{segment['digest']}"] = 1
+        digest, base = segment["digest"], segment.get("base", "")
+        found[f"blobark/web1/segments/{digest}-{base}" if base else f"blobark/web1/segments/{digest}"] = 1
+        if base:
+            found[f"blobark/web1/segments/{base}"] = 1
     return found
 
 

@@ -219,8 +219,11 @@ def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Pa
     assert sas.rpartition("sig=")[2].partition("&")[0] not in json.dumps(run.result) + run.stderr
     assert ["sas_token", "(secret)", "AZURE_STORAGE_SAS_TOKEN"] in run.result["used"]
     assert abs(run.result["clock_ahead_s"]) < 60
+    before = names_in(container)
     again = workspace.run("doctor", "--for", "restore", expect=None)
     assert again.code == (0 if set(rights) >= set(LETTERS["restore"]) else 4)
+    assert [check["what"] for check in again.result["checks"]] == ["reach", "list", "read"]
+    assert names_in(container) == before
 
 
 @pytest.mark.parametrize(("rights", "lacks"), [("rcld", []), ("rwld", []), ("rcl", ["delete"]), ("rld", ["create"])])
