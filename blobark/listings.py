@@ -20,8 +20,7 @@ from blobark.catalog import Catalog
 from blobark.clock import utc
 from blobark.context import Context
 from blobark.errors import BlobarkError, SnapshotError
-from blobark.model import Entry, Header, display
-from blobark.names import shown
+from blobark.model import Entry, Header, display, printable
 from blobark.output import Listing
 from blobark.stores.base import Store
 
@@ -145,7 +144,7 @@ def list_history(context: Context, server: str, path: bytes) -> Listing:
     versions = browse.history(trees, wanted)
     first = next(versions, None)
     if first is None:
-        raise SnapshotError(f"{shown(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
+        raise SnapshotError(f"{display(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
     rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
 
@@ -214,7 +213,7 @@ def _entries(tree: Tree, path: bytes) -> Iterator[Entry]:
         found = True
         yield entry
     if not found:
-        raise SnapshotError(f"{shown(wanted)} is not in snapshot {tree.header.number}")
+        raise SnapshotError(f"{display(wanted)} is not in snapshot {tree.header.number}")
 
 
 def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> SnapshotRow:
@@ -223,7 +222,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
     return SnapshotRow(
         number=header.number,
         time=header.started,
-        host=display(header.host.name.encode(errors="surrogateescape")),
+        host=printable(header.host.name),
         files=totals.files,
         file_bytes=totals.file_bytes,
         new_bytes=totals.new_bytes,
@@ -237,7 +236,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
 
 def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
     return EntryRow(
-        path=shown(tree.path_of(entry)),
+        path=display(tree.path_of(entry)),
         kind=entry.kind,
         mode=entry.mode,
         owner=entry.user or str(entry.uid),
@@ -246,7 +245,7 @@ def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
         guid=entry.guid,
-        link=shown(entry.raw_link) or shown(entry.raw_hardlink_to),
+        link=display(entry.raw_link) or display(entry.raw_hardlink_to),
         error=entry.error,
     )
 
@@ -255,7 +254,7 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
     entry = version.entry
     return VersionRow(
         snapshots=browse.numbers_text(version.numbers, existing),
-        path=shown(version.path),
+        path=display(version.path),
         size=entry.size,
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,

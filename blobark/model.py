@@ -321,13 +321,14 @@ def text_or_b64(raw: bytes) -> tuple[str, str]:
 
 
 def display(raw: bytes) -> str:
-    """Return `raw` for a terminal or a log: printable, on one line, whatever a file's name holds."""
-    text = raw.decode(errors="surrogateescape")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    r"""Return a path or name as text for a person: printable, on one line; `names.meant` leads back to the very bytes.
+
+    What cannot be printed, and a byte that is not UTF-8, is an escape, and so is a backslash: \n, \x1b, \udcff, \\. No
+    other backslash is ever shown, so two paths never look alike.
+    """
+    return printable(raw.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
     """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
-    return display(text.encode(errors="surrogateescape"))
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -51,27 +51,24 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
 def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> Rows:
     match command:
         case "index":
-            rows = _index(result, config, dry_run=dry_run)
+            return _index(result, config, dry_run=dry_run)
         case "save":
-            rows = _saving(result, config, seconds, dry_run=dry_run)
+            return _saving(result, config, seconds, dry_run=dry_run)
         case "backup":
-            rows = _backup(result, config, seconds, dry_run=dry_run)
+            return _backup(result, config, seconds, dry_run=dry_run)
         case "restore":
-            rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
+            return _restore_plan(result) if dry_run else _restore(result, config, seconds)
         case "doctor":
-            rows = _doctor(result)
+            return _doctor(result)
         case "rebuild":
-            rows = _rebuild(result)
-        case "map":
-            rows = _map(result)
-        case "diff":
-            rows = _diff(result)
+            return _rebuild(result)
         case _:
-            rows = _told_elsewhere(command, result)
-    return rows
+            return _told_elsewhere(command, result)
 
 
 def _told_elsewhere(command: str, result: Any) -> Rows:
+    if command in ("map", "diff"):
+        return _map(result) if command == "map" else _diff(result)
     if command in ("verify", "repair"):
         from blobark import summary_checking
 

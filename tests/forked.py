@@ -54,18 +54,20 @@ class Forking:
         command: str,
         *options: str,
         nobody: bool = False,
+        powerless: bool = False,
         memory_bytes: int = 0,
         environment: Mapping[str, str] | None = None,
         cwd: Path | None = None,
     ) -> subprocess.CompletedProcess[bytes]:
         """Run `blobark COMMAND OPTIONS`, or only `blobark OPTIONS` where the command is "".
 
-        As nobody if so told (and if root runs the tests), in so much memory if not 0; `environment` is added to that
-        of this process, whose current folder is the usual one.
+        As nobody, or stopped by permissions, if so told (and if root runs the tests), in so much memory if not 0;
+        `environment` is added to that of this process, whose current folder is the usual one.
         """
         request: dict[str, Any] = {"command": command, "options": options, "memory_bytes": memory_bytes}
         request["uid"] = NOBODY if nobody and os.geteuid() == 0 else 0
         request["environment"] = {**os.environ, **(environment or {})}
+        request["powerless"] = powerless
         request["cwd"] = str(cwd or Path.cwd())
         message = json.dumps(request).encode()
         assert len(message) <= MOST_REQUEST_BYTES
@@ -110,6 +112,7 @@ def _import_everything() -> None:
     import blobark
     from blobark.cli import main
     from tests.forge import Forge
+    from tests.powerless import lay_down_powers  # noqa: F401
     from tests.runs import Workspace
 
     for module in pkgutil.walk_packages(blobark.__path__, "blobark."):
@@ -160,6 +163,7 @@ def _begin(selector: selectors.BaseSelector, request: dict[str, Any], descriptor
 
 def _run(request: dict[str, Any], out: int, err: int) -> NoReturn:
     from blobark.cli import main
+    from tests.powerless import lay_down_powers
 
     for descriptor, opened in ((1, out), (2, err)):
         os.dup2(opened, descriptor)
@@ -170,6 +174,8 @@ def _run(request: dict[str, Any], out: int, err: int) -> NoReturn:
     os.chdir(request["cwd"])
     if request["memory_bytes"]:
         resource.setrlimit(resource.RLIMIT_AS, (request["memory_bytes"], request["memory_bytes"]))
+    if request["powerless"]:
+        lay_down_powers()
     if request["uid"]:
         os.setgroups([])
         os.setgid(request["uid"])

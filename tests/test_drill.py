@@ -19,6 +19,7 @@ from blobark import evidence
 from tests.runs import Run, Workspace, wait_until
 from tests.small_disk import SmallDisk
 from tests.trees import write
+from tests.trials import is_restoring, leftovers
 
 FILES = 40
 
@@ -33,10 +34,6 @@ def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path / "work", source, server="web1")
     made.backup()
     return made
-
-
-def leftovers(workspace: Workspace) -> list[Path]:
-    return list(workspace.folder.rglob("blobark-trial-*"))
 
 
 def verify(file: Path, *options: str) -> subprocess.CompletedProcess[bytes]:
@@ -263,9 +260,7 @@ def test_evidence_that_was_changed_is_left_out_of_the_trend(workspace: Workspace
 def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
     workspace.configure(max_requests_per_s=5)
     with workspace.started("drill", "--full") as process:
-        wait_until(
-            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.rglob("*")), process
-        )
+        wait_until(lambda: is_restoring(workspace), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert leftovers(workspace) == []
@@ -276,9 +271,7 @@ def test_what_a_killed_drill_has_left_the_next_one_removes(workspace: Workspace,
     kept = Path(workspace.run("drill", "--keep").result["kept_in"])
     workspace.configure(max_requests_per_s=5)
     with workspace.started("drill", "--full") as process:
-        wait_until(
-            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.rglob("*")), process
-        )
+        wait_until(lambda: is_restoring(workspace), process)
         (running,) = leftovers(workspace)
         workspace.configure(max_requests_per_s="none", state_dir=str(tmp_path / "other-state"))
         quick = workspace.run("drill")  # beside one that still runs

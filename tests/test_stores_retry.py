@@ -28,6 +28,9 @@ from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
 
+SOON_S = 10.0
+"""What takes a moment takes less, on however busy a machine."""
+
 
 class Faulty:
     """A store that raises what is next in `script`, if anything, in place of every call or after it has worked."""
@@ -219,7 +222,7 @@ def test_time_is_bounded(faulty: Faulty) -> None:
     begun = time.monotonic()
     with pytest.raises(StoreUnusable):
         store.sync()
-    assert 0.1 < time.monotonic() - begun < 1.0
+    assert 0.1 < time.monotonic() - begun < SOON_S
 
 
 def test_a_store_that_never_answered_gets_less_time(faulty: Faulty) -> None:
@@ -228,14 +231,14 @@ def test_a_store_that_never_answered_gets_less_time(faulty: Faulty) -> None:
     begun = time.monotonic()
     with pytest.raises(StoreUnusable):
         store.sync()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_it_waits_as_long_as_the_store_asks(faulty: Faulty, store: Retrying) -> None:
     faulty.script = [Retryable("later", retry_after_s=0.2)]
     begun = time.monotonic()
     store.sync()
-    assert 0.2 <= time.monotonic() - begun < 1.0
+    assert 0.2 <= time.monotonic() - begun < SOON_S
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(faulty: Faulty, store: Retrying) -> None:
@@ -244,26 +247,26 @@ def test_a_wait_beyond_the_deadline_is_not_begun(faulty: Faulty, store: Retrying
     with pytest.raises(StoreUnusable):
         store.sync()
     store.sync()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_when_throttled_all_threads_slow_down(faulty: Faulty, store: Retrying) -> None:
-    faulty.script = [Throttled("slow down", retry_after_s=0.3)]
+    faulty.script = [Throttled("slow down", retry_after_s=1.0)]
+    begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(store.sync)
         while store.counters()["throttled"] == 0:
             time.sleep(0.001)
-        begun = time.monotonic()
         others = [pool.submit(store.stat, "nothing") for _ in range(3)]
         for other in others:
             with pytest.raises(BlobNotFound):
                 other.result()
-            assert time.monotonic() - begun > 0.2
+            assert time.monotonic() - begun >= 1.0
         first.result()
     assert store.counters() == {"retries": 1, "throttled": 1}
     begun = time.monotonic()
     store.sync()
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 0.9
 
 
 def test_stop_ends_a_wait_at_once(faulty: Faulty) -> None:
@@ -278,7 +281,7 @@ def test_stop_ends_a_wait_at_once(faulty: Faulty) -> None:
         store.sync()
     with pytest.raises(Interrupted):
         store.sync()
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_a_list_goes_on_where_it_was(faulty: Faulty, store: Retrying) -> None:
