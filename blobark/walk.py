@@ -108,7 +108,7 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
 def _look(root: WalkRoot, rules: Rules, level: _Level, name: bytes) -> Found | None:
     """Return the item `name` of a directory, None when it is excluded, Blobark's own, or gone since."""
     path = level.prefix + name
-    if path in root.own_paths or TEMPORARY_NAME.fullmatch(name):
+    if path in root.own_paths or (name.startswith(b".") and TEMPORARY_NAME.fullmatch(name)):
         return None
     key = path.replace(b"/", b"\0")
     try:
@@ -120,7 +120,7 @@ def _look(root: WalkRoot, rules: Rules, level: _Level, name: bytes) -> Found | N
     is_dir = stat.S_ISDIR(status.st_mode)
     if rules.excludes(path, is_dir):
         return None
-    return Found(path, key, name, level.descriptor, status, rule=rules.skips(root.name, path, is_dir))
+    return Found(path, key, name, level.descriptor, status, "", rules.skips(root.name, path, is_dir))
 
 
 def _is_entered(found: Found, device: int | None) -> bool:
