@@ -91,7 +91,7 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
 
     None when the file changed meanwhile, unless this is the last reading: then the entry is flagged.
     """
-    data = b"".join(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES))
+    data = source.read_whole(descriptor, entry)
     hasher = source.content_hasher(entry)
     hasher.update(data)
     entry = replace(entry, digest=hasher.hexdigest())

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import builtins
 import enum
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,8 @@ FEATURES: frozenset[str] = frozenset({"zstd", "patches"})
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
 
 SortKey = tuple[int, bytes]
+
+_CODEC = attrgetter("codec")
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -158,7 +161,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def is_encoded(self) -> bool:
         """Whether any of the content is stored with a codec."""
-        return self.extents is not None and any(extent.codec for extent in self.extents)
+        return self.extents is not None and any(map(_CODEC, self.extents))
 
 
 class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -61,14 +61,20 @@ def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run:
         case "doctor":
             return _doctor(result)
         case "rebuild":
+<<<<<<< HEAD
             return _rebuild(result)
+=======
+            rows = _rebuild(result)
+        case "map":
+            rows = _map(result)
+        case "diff":
+            rows = _diff(result)
+>>>>>>> main
         case _:
             return _told_elsewhere(command, result)
 
 
 def _told_elsewhere(command: str, result: Any) -> Rows:
-    if command in ("map", "diff"):
-        return _map(result) if command == "map" else _diff(result)
     if command in ("verify", "repair"):
         from blobark import summary_checking
 
