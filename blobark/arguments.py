@@ -152,6 +152,8 @@ def _save_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _creating(parser: argparse.ArgumentParser) -> None:
+    from blobark import tags
+
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
     text = "begin anew in a store that has lost its snapshots (default: refuse, since it may not be mounted)"
     parser.add_argument("--new-store", action="store_true", help=text)
