@@ -19,7 +19,7 @@ from bench.tools import AzCopy, Blobark, Place, Rclone, Restic, Tool
 Costs = dict[tuple[str, str], list[Cost]]
 
 OWN = "blobark"
-PACKS: dict[str, object] = {"pack_below": "64KiB"}
+OWN_MAKERS: dict[str, Callable[[], Tool]] = {OWN: Blobark}
 SLOW_CREATE_MS = 0.15
 SETTLE_MOST_S = 400
 
@@ -35,65 +35,13 @@ def azure(args: argparse.Namespace, work: Path) -> None:
         raise Failed("azure needs --endpoint, --connection-string or --server-command")
 
 
-def small(args: argparse.Namespace, work: Path) -> None:
-    """Many small files, with and without packs, beside the others and the file system's own limits."""
-    if args.server_command or args.endpoint or args.connection_string:
-        azure(args, work)
-    else:
-        makers: dict[str, Callable[[], Tool]] = {**_own(), "restic": partial(Restic, args.restic)}
-        tools = find(args, makers)
-        tree = make_tree(work, args, (args.size, args.size))
-        costs = compare(tools, ["save", "unchanged", "restore"], partial(Place, tree), work, args.runs)
-        report(args, work, f"{args.files:,} files of {args.size:,} bytes, stores in folders", tools, costs)
-        for tool in tools:
-            print(f"{tool.name}: {bytes_below(work / f'{tool.name}-1' / 'store'):,} bytes stored")
-    for what, seconds in limits(work / "tree", work / "limit").items():
-        print(f"a loop that only {what} these files: {args.files / seconds:,.0f} files/s")
-
-
-def _own() -> dict[str, Callable[[], Tool]]:
-    """Return Blobark as it is, with packs, and with compressed packs."""
-    choices: dict[str, dict[str, object]] = {
-        "blobark-packs": PACKS,
-        "blobark-packs-zstd": {**PACKS, "compression": "zstd"},
-        "blobark": {},
-    }
-    return {name: partial(Blobark, name=name, choices=chosen) for name, chosen in choices.items()}
-
-
-def limits(tree: Path, copy: Path) -> dict[str, float]:
-    """Return how many seconds it takes to do nothing but read, or create, the files of a tree."""
-    contents: list[tuple[str, bytes]] = []
-    started = time.perf_counter()
-    for folder, _, names in os.walk(tree):
-        for name in names:
-            with open(os.path.join(folder, name), "rb", buffering=0) as file:
-                contents.append((os.path.relpath(folder, tree), file.read()))
-    found = {"reads": time.perf_counter() - started}
-    for below in {below for below, _ in contents}:
-        (copy / below).mkdir(parents=True, exist_ok=True)
-    started = time.perf_counter()
-    for number, (below, data) in enumerate(contents):
-        with open(f"{copy}/{below}/{number}", "wb", buffering=0) as file:
-            file.write(data)
-    found["creates"] = time.perf_counter() - started
-    return found
-
-
-def bytes_below(folder: Path) -> int:
-    """Return how long all files below a folder are together."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
 def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> None:
-    own = _own() if args.bench is small else {OWN: Blobark}
     makers: dict[str, Callable[[], Tool]] = {
-        **own,
+        **args.own,
         "rclone": partial(Rclone, args.rclone, defaults=args.defaults),
         "azcopy": partial(AzCopy, args.azcopy, work, args.put_md5),
+        **({"restic": partial(Restic, args.restic, args.rclone)} if args.with_restic else {}),
     }
-    if args.bench is small:
-        makers["restic"] = partial(Restic, args.restic, args.rclone)
     tools = find(args, makers)
     tree = make_tree(work, args, (args.size, args.size))
     made: list[str] = []
@@ -105,7 +53,7 @@ def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> N
         return Place(tree, folder, account, name)
 
     try:
-        costs = compare(tools, ["save", "restore"], place, work, args.runs)
+        costs = compare(tools, ["save", "restore"], place, work, args.runs, account.requests)
     finally:
         for name in made:
             account.container("delete", name)
@@ -241,9 +189,14 @@ def create_ms(folder: Path) -> float:
 
 
 def compare(
-    tools: Sequence[Tool], steps: Sequence[str], place: Callable[[Path], Place], work: Path, runs: int
+    tools: Sequence[Tool],
+    steps: Sequence[str],
+    place: Callable[[Path], Place],
+    work: Path,
+    runs: int,
+    requests: Callable[[], int] = int,
 ) -> Costs:
-    """Let every tool do every step, `runs` times."""
+    """Let every tool do every step, `runs` times; `requests` tells how many a server has answered."""
     costs: Costs = {}
     log = work / "output"
     for number in range(1, runs + 1):
@@ -258,7 +211,9 @@ def compare(
             for name in order:
                 if step not in jobs[name]:
                     continue
+                before = requests()
                 cost = do(jobs[name][step], log)
+                cost = dataclasses.replace(cost, requests=requests() - before)
                 if step == "restore":
                     trees.compare(places[name].tree, places[name].restored)
                 costs.setdefault((step, name), []).append(cost)

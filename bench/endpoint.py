@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from bench.measure import Failed, ask
 
@@ -36,6 +38,16 @@ class Account:
             f"DefaultEndpointsProtocol={protocol};AccountName={self.name};AccountKey={self.key};"
             f"BlobEndpoint={self.endpoint};"
         )
+
+    def requests(self) -> int:
+        """Return how many requests the server has answered, 0 where it does not say (`GET /__stats`, as JSON)."""
+        root = self.endpoint.removesuffix(f"/{self.name}")
+        try:
+            with urlopen(f"{root}/__stats", timeout=10) as answer:
+                counted: dict[str, dict[str, int]] = json.load(answer)
+        except (OSError, ValueError):
+            return 0
+        return sum(row["n"] for operation, row in counted.items() if operation != "stats")
 
     def container(self, action: str, name: str) -> str:
         """Create, delete or share a container; returns the shared address."""

@@ -23,9 +23,12 @@ class Cost:
     wall_s: float = 0.0
     cpu_s: float = 0.0
     peak_bytes: int = 0
+    requests: int = 0
+    """What the server counted meanwhile; 0 where it does not say."""
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s, max(self.peak_bytes, other.peak_bytes))
+        peak_bytes, requests = max(self.peak_bytes, other.peak_bytes), self.requests + other.requests
+        return Cost(self.wall_s + other.wall_s, self.cpu_s + other.cpu_s, peak_bytes, requests)
 
 
 @dataclass(frozen=True)

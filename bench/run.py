@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, forecasts, instrument, verdict, view
+from bench import benches, forecasts, instrument, small, verdict, view
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -81,17 +81,17 @@ def parser() -> argparse.ArgumentParser:
     _add_files(azure, 50_000, 4096)
     _add_endpoint(azure)
     azure.add_argument("--defaults", action="store_true", help="rclone without --transfers 20: defaults on all sides")
-    azure.set_defaults(bench=benches.azure, put_md5=False)
+    azure.set_defaults(bench=benches.azure, put_md5=False, own=benches.OWN_MAKERS, with_restic=False)
 
     large = commands.add_parser("large", parents=[shared], help="save and restore a few large files, at an endpoint")
     _add_files(large, 4, 256 * 1024 * 1024)
     _add_endpoint(large)
-    large.set_defaults(bench=benches.azure, put_md5=True, defaults=False)
+    large.set_defaults(bench=benches.azure, put_md5=True, defaults=False, own=benches.OWN_MAKERS, with_restic=False)
 
-    small = commands.add_parser("small", parents=[shared], help="packs of small files, at an endpoint or in folders")
-    _add_files(small, 100_000, 4096)
-    _add_endpoint(small)
-    small.set_defaults(bench=benches.small, put_md5=False, defaults=False)
+    many = commands.add_parser("small", parents=[shared], help="packs of small files, at an endpoint or in folders")
+    _add_files(many, 100_000, 4096)
+    _add_endpoint(many)
+    many.set_defaults(bench=small.small, put_md5=False, defaults=False, with_restic=True)
 
     _add_more(commands, shared)
     return top

@@ -37,13 +37,15 @@ def comparison(costs: Costs, files: int, own: str) -> str:
     rows = [
         ["step", "tool", "wall s", "(from, to)", "files/s", "CPU s", "CPU ms/file", "peak MB"],
     ]
-    rows[0] += [f"{own}: speed", f"{own}: CPU/file"]
+    is_counted = any(cost.requests for measured in costs.values() for cost in measured)
+    rows[0] += [*(["requests"] if is_counted else []), f"{own}: speed", f"{own}: CPU/file"]
     for (step, tool), measured in costs.items():
         walls = [cost.wall_s for cost in measured]
         cpu_s = median(cost.cpu_s for cost in measured)
         row = [step, tool, f"{median(walls):.2f}", f"{min(walls):.2f}, {max(walls):.2f}"]
         row += [f"{files / median(walls):,.0f}", f"{cpu_s:.2f}", f"{cpu_s / files * 1000:.3f}"]
         row += [f"{median(cost.peak_bytes for cost in measured) / MB:.0f}"]
+        row += [f"{median(cost.requests for cost in measured):,.0f}"] if is_counted else []
         ours = costs.get((step, own))
         if ours and tool != own:
             pairs = list(zip(ours, measured, strict=True))

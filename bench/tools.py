@@ -193,7 +193,8 @@ class Restic:
         backup: list[str | Path] = [self._program, *options, "backup", "--quiet", "."]
         restore: list[str | Path] = [self._program, *options, "restore", "latest", "--target", place.restored]
 
-        ask([self._program, *options, "init"], environment)
+        if place.account or not Path(there, "config").exists():
+            ask([self._program, *options, "init"], environment)
         return {
             "save": Job([backup], environment, folder=place.tree),
             "unchanged": Job([backup], environment, folder=place.tree),

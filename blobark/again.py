@@ -119,9 +119,9 @@ class FailedManifest(Manifest):
                     self._paths.add(self._path(entry, entry.raw_hardlink_to))
         self._above = set(_parents(self._paths))
 
-    def stored(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.stored`: the whole segment's."""
-        return self._whole.stored(ref)
+    def lines(self, ref: SegmentRef) -> bytes:
+        """As `Manifest.lines`: the whole segment's."""
+        return self._whole.lines(ref)
 
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment that are to be restored again."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from blobark.checking import RepairOptions, VerifyOptions, list_damage, list_repairs
-from blobark.command import Command, share, snapshot_number
+from blobark.command import Command, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing
+from blobark.output import Listing
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +16,15 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
     text = "only this snapshot"
     which.add_argument("--snapshot", type=snapshot_number, default=0, metavar="N", help=text)
     which.add_argument("--all-snapshots", action="store_true", help="all snapshots (the default)")
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
     parser.add_argument("--read", action="store_true", help="read every byte and compare it with its digest")
     text = "with --read: this share of the blobs, such as 10%%, each time the next one"
     parser.add_argument("--sample", type=share, default=None, dest="share", metavar="SHARE", help=text)
 
 
 def _verify(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark.checking import VerifyOptions, list_damage
+
     if options.share is not None and not options.read:
         raise ConfigError("--sample is for --read")
     part = (options.share or 1.0) if options.read else 0.0
@@ -35,10 +36,12 @@ def _repair_options(parser: argparse.ArgumentParser) -> None:
     text = "what a verification has printed with --json: the blobs that it names are read again, too"
     parser.add_argument("found", nargs="?", type=Path, metavar="FILE", help=text)
     parser.add_argument("--yes", action="store_true", help="mend (default: only find out what could be mended)")
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+    server_option(parser)
 
 
 def _repair(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark.checking import RepairOptions, list_repairs
+
     all_rows = options.json or options.verbose
     return list_repairs(context, RepairOptions(options.server, options.found, options.yes, all_rows))
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from blobark.command import Command, snapshot_number
+from blobark.command import Command, server_option, snapshot_number
 from blobark.config_keys import bytes_of
 from blobark.context import Context
-from blobark.prune import PruneOptions, PruneResult, run_prune
-from blobark.tagging import TagOptions, TagResult, run_tag
 
-
-def _server_option(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--server", default="", metavar="NAME", help="whose snapshots, when several share the store")
+if TYPE_CHECKING:
+    from blobark.prune import PruneResult
+    from blobark.tagging import TagResult
 
 
 def _tag_options(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +19,12 @@ def _tag_options(parser: argparse.ArgumentParser) -> None:
     text = "what it is to be called: a-z, 0-9, ., _ and -; without any its tags are shown"
     parser.add_argument("names", nargs="*", metavar="TAG", help=text)
     parser.add_argument("--remove", action="store_true", help="take these tags away")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _tag(context: Context, options: argparse.Namespace) -> TagResult:
+    from blobark.tagging import TagOptions, run_tag
+
     return run_tag(context, TagOptions(options.number, tuple(options.names), options.remove, options.server))
 
 
@@ -35,7 +36,7 @@ def _prune_options(parser: argparse.ArgumentParser) -> None:
 
 def _yes_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--yes", action="store_true", help="do it (default: show the plan, change nothing)")
-    _server_option(parser)
+    server_option(parser)
 
 
 def _size(text: str) -> int:
@@ -46,6 +47,8 @@ def _size(text: str) -> int:
 
 
 def _prune(context: Context, options: argparse.Namespace) -> PruneResult:
+    from blobark.prune import PruneOptions, run_prune
+
     return run_prune(context, PruneOptions(options.server, options.yes, max_rewrite_bytes=options.max_rewrite))
 
 
@@ -57,6 +60,8 @@ def _forget_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(context: Context, options: argparse.Namespace) -> PruneResult:
+    from blobark.prune import PruneOptions, run_prune
+
     numbers = frozenset(options.numbers)
     return run_prune(context, PruneOptions(options.server, options.yes, numbers, options.last_complete))
 

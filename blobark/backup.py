@@ -24,25 +24,27 @@ from types import TracebackType
 import msgspec
 
 from blobark import index
-from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.commands import (
     IndexOptions,
     SaveOptions,
     estimate_draft,
-    hired,
     make_draft,
     save_draft,
+    sending,
     store_to_write,
 )
 from blobark.context import Context
 from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
+from blobark.indexed import IndexResult
 from blobark.journals import journaled
 from blobark.model import display, printable
+from blobark.outset import hired
 from blobark.saved import SaveResult
+from blobark.steps import step
 from blobark.storelock import StoreLock, store_lock
 from blobark.walk import raise_descriptor_limit
 
@@ -123,7 +125,7 @@ def run_backup(context: Context, options: BackupOptions) -> BackupResult:
 
 def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> BackupResult:
     with (
-        hired(context, False),
+        hired(context, sending(context), dry_run=False),
         Catalog.open(context.config.state_dir) as catalog,
         contextlib.ExitStack() as stack,
     ):
@@ -135,10 +137,14 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
 
         server = "" if options.index.adopt else context.config.server or catalog.get("server")
         early = lock(server) if server else None
-        indexed = make_draft(context, catalog, options.index)
+        with step(context.steps, "index") as indexing:
+            indexing.result = indexed = make_draft(context, catalog, options.index)
         held = early or lock(catalog.get("server"))
         store = context.open_store(False)
-        saved = save_draft(context, catalog, store, held, told=indexed.errors)
+        with step(context.steps, "save") as saving:
+            saving.result = saved = save_draft(
+                context, catalog, store, held, told=indexed.errors, labels=options.save.tags
+            )
         index.count_mapped(catalog, indexed)  # the save has packed some, and found others equal
         return BackupResult(indexed, saved)
 

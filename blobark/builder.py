@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -18,6 +17,7 @@ from blobark import plan, source
 from blobark.catalog import DraftWriter
 from blobark.context import Context, full_path
 from blobark.guids import GuidSource
+from blobark.indexed import IndexResult
 from blobark.model import Entry, Root, display, text_or_b64
 from blobark.plan import Change, Reason
 from blobark.reread import Reader, reading_cost
@@ -28,37 +28,6 @@ PROGRESS_EVERY = 1000
 
 FRESH_NS = 2_000_000_000
 """A ctime this close before a reading may hide a later change; file systems count in steps of up to two seconds."""
-TALLIES = ("new", "changed", "renamed", "unchanged", "gone", "unreadable", "skipped")
-
-
-@dataclass(slots=True)
-class Tally:
-    """How many items, and their bytes."""
-
-    items: int = 0
-    bytes: int = 0
-
-    def add(self, size: int, items: int = 1) -> None:
-        """Count one item, or (-1) take it back."""
-        self.items += items
-        self.bytes += size * items
-
-
-@dataclass(slots=True)
-class IndexResult:
-    """What an index run found. Directories are counted in `dirs` and, unless unreadable, in no tally."""
-
-    server: str = ""
-    dirs: int = 0
-    mapped: int = 0
-    unmapped: int = 0
-    """Regular files that are no line of the map: further hard links, sparse files, and what is no blob of its own.
-
-    Of both as the map was written last; 0 in a dry run."""
-    roots: list[Root] = field(default_factory=list)
-    errors: list[tuple[str, str]] = field(default_factory=list)
-    journal: str = ""
-    tallies: dict[str, Tally] = field(default_factory=lambda: {name: Tally() for name in TALLIES})
 
 
 class _Group(NamedTuple):
@@ -245,7 +214,6 @@ class DraftBuilder:
         self._count("changed", entry, reason)
         entry = replace(entry, guid=self._guids.next())
         sequence = self._add(entry, found.path)
-        self._context.reporter.detail(f"{reason.value}: {display(full_path(self._root_name, found.path))}")
         if change is Change.READ:
             self._draft.doubt(sequence, entry, previous)
 
@@ -253,7 +221,6 @@ class DraftBuilder:
         """Leave out a file; let a placeholder stand for a directory."""
         self._tallies["skipped"].add(entry.size)
         self._note(entry.root, found.path, "skipped", kind=entry.kind, reason=found.rule)
-        self._context.reporter.detail(f"{found.rule}: {display(full_path(self._root_name, found.path))}")
         entry = replace(entry, rule=found.rule)
         if entry.kind == "dir":
             had = previous is not None and previous.rule and previous.guid
@@ -300,10 +267,21 @@ class DraftBuilder:
             if tally != "unchanged":
                 self._note(entry.root, entry.raw_path, tally, kind=entry.kind, reason=reason.value)
 
-    def _note(self, root: int, path: bytes, action: str, **facts: str) -> None:
-        """Write a line into the journal, if there is one."""
-        if self._context.items.is_on:
-            self._context.items.note(full_path(self._names[root], path), action, **facts)
+    def _note(self, root: int, path: bytes, action: str, was: Entry | None = None, **facts: str) -> None:
+        """Write a line into the journal, if there is one, and name the item with `-v`, and what it was called before.
+
+        In a first run, in which all is new, the lines of the map do that.
+        """
+        items, reporter = self._context.items, self._context.reporter
+        is_told = reporter.verbose and (action == "skipped" or (self._has_previous and action != "unreadable"))
+        if not items.is_on and not is_told:
+            return
+        shown = full_path(self._names[root], path)
+        if items.is_on:
+            items.note(shown, action, **facts)
+        if is_told:
+            before = f"{display(full_path(self._names[was.root], was.raw_path))} -> " if was else ""
+            reporter.detail(f"{action if was else facts.get('reason', action)}: {before}{display(shown)}")
 
     # What only the whole walk could tell
 
@@ -321,7 +299,7 @@ class DraftBuilder:
             self._tallies["new"].add(entry.size, -1)
             if change is Change.KEEP:
                 self._tallies["renamed"].add(entry.size)
-                self._note(entry.root, entry.raw_path, "renamed", reason=Reason.RENAMED.value, guid=gone.guid)
+                self._note(entry.root, entry.raw_path, "renamed", gone, reason=Reason.RENAMED.value, guid=gone.guid)
                 self._draft.overlay(sequence, carry(entry, gone))
             else:
                 self._tallies["changed"].add(entry.size)
@@ -350,7 +328,7 @@ class DraftBuilder:
                     found = "renamed" if moved else "unchanged"
                     self._tallies[found].add(entry.size)
                     facts = {"reason": Reason.SAME_CONTENT.value, "guid": previous.guid, "digest": previous.digest}
-                    self._note(entry.root, entry.raw_path, found, **facts)
+                    self._note(entry.root, entry.raw_path, found, previous if moved else None, **facts)
                     self._draft.overlay(reading.sequence, carry(entry, previous))
         finally:
             for tree in trees:

@@ -1,10 +1,11 @@
-"""Segments that a new snapshot shares with the one before it: before it is published they are in the store.
+"""Segments that a new snapshot has from the one before it, or that its patches rest on: they are in the store before
+it is published.
 
     list      the server's segments, a page a request: each must be there, as long as the catalog's copy
-    look      at those that are not, and at those that this run has found damaged
+    look      at those that are not
     mend      what is missing or damaged, from the catalog, and read it back
 
-Damage that leaves a segment its length, in one that the run had no need to read, is `verify`'s to find.
+Damage that leaves a segment its length is `verify`'s to find.
 """
 
 from __future__ import annotations
@@ -15,23 +16,20 @@ from blobark import snapshot
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.errors import Fatal
-from blobark.model import SegmentRef
 from blobark.stores.base import PAGE_BLOBS, Store
 
 
-def mend(
-    context: Context, catalog: Catalog, store: Store, server: str, refs: list[SegmentRef], doubted: set[str]
-) -> None:
-    """Make sure that segments, which the catalog has, are in the store; `doubted` are digests of damaged ones.
+def mend(context: Context, catalog: Catalog, store: Store, server: str, names: list[str]) -> None:
+    """Make sure that segments, which the catalog has, are in the store.
 
     Raises:
         Fatal: one cannot be mended.
     """
 
-    def put(batch: list[tuple[SegmentRef, bytes]]) -> list[bool]:
-        return [snapshot.put_segment(store, server, ref, stored, check=True) for ref, stored in batch]
+    def put(batch: list[tuple[str, bytes]]) -> list[bool]:
+        return [snapshot.put_segment(store, server, name, stored, check=True) for name, stored in batch]
 
-    suspects = _suspects(catalog, store, server, refs, doubted) if refs else []
+    suspects = _suspects(catalog, store, server, names) if names else []
     mended = 0
     for _, was_put in context.engine.run(_stored(catalog, suspects), put, cost=lambda job: len(job[1])):
         mended += was_put
@@ -44,22 +42,19 @@ def requests(segments: int) -> int:
     return -(-segments // PAGE_BLOBS)
 
 
-def _suspects(
-    catalog: Catalog, store: Store, server: str, refs: list[SegmentRef], doubted: set[str]
-) -> list[SegmentRef]:
-    """Return the segments that are not in the store with the catalog's length, and the doubted ones."""
-    left = {snapshot.segment_key(server, ref.digest): ref for ref in refs}
+def _suspects(catalog: Catalog, store: Store, server: str, names: list[str]) -> list[str]:
+    """Return the segments that are not in the store with the catalog's length."""
+    left = {snapshot.segment_key(server, name): name for name in names}
     for info in store.list(snapshot.segment_key(server, "")):
-        ref = left.get(info.key)
-        if ref is not None and ref.digest not in doubted and info.size_bytes == catalog.segment_bytes(ref.digest):
+        name = left.get(info.key)
+        if name is not None and info.size_bytes == catalog.segment_bytes(name):
             del left[info.key]
     return list(left.values())
 
 
-def _stored(catalog: Catalog, refs: list[SegmentRef]) -> Iterator[tuple[SegmentRef, bytes]]:
-    for ref in refs:
-        catalog.read(ref)  # what goes over a damaged one has to be right
-        stored = catalog.segment(ref.digest)
+def _stored(catalog: Catalog, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        stored = catalog.sound_segment(name)  # what goes over a damaged one has to be right
         if stored is None:
-            raise Fatal(f"the catalog has lost segment {ref.digest}", "run it again")
-        yield ref, stored
+            raise Fatal(f"the catalog has lost segment {name}", "delete state_dir: it is rebuilt from the store")
+        yield name, stored

@@ -6,7 +6,9 @@ as a snapshot's), and an overlay of single entries that are newer than their lin
 
     index    writes a new draft, in one transaction: a crash leaves the draft before it
     save     overlays each entry as its content gets stored; after publishing, the snapshot's segments are the draft
-    segment  is also a cache of the store's segments, by digest
+    segment  is also a cache of the store's segments, by name: the draft's and those of the newest snapshot, each whole,
+             and what the store has in its place where that is a patch
+    newest   the names of all that the newest snapshot needs
     journal  what a save has done for this draft, and what is not known of it yet (journal.py)
 
 It is a cache: a lost or damaged catalog is rebuilt from the newest snapshot, which costs time and never data.
@@ -28,16 +30,17 @@ from blobark import journal
 from blobark.errors import Fatal, SnapshotError
 from blobark.journal import Journal
 from blobark.model import Entry, SegmentRef
-from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
+from blobark.segments import SegmentWriter, decode_entry, encode_entry, plain_of, read_segment
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 POSITION_SHIFT = 20
 FLUSH_ROWS = 1000
 _REBUILD = "delete state_dir: it is rebuilt from the newest snapshot"
 
 _SCHEMA = """
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
-CREATE TABLE segment(digest TEXT PRIMARY KEY, stored BLOB NOT NULL);
+CREATE TABLE segment(name TEXT PRIMARY KEY, stored BLOB NOT NULL);
+CREATE TABLE newest(name TEXT PRIMARY KEY);
 CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
@@ -114,18 +117,31 @@ class Catalog:
 
     # Segments
 
-    def put_segment(self, digest: str, stored: bytes) -> None:
+    def put_segment(self, name: str, stored: bytes) -> None:
         """Keep a segment's stored bytes."""
-        self._db.execute("INSERT OR IGNORE INTO segment VALUES (?, ?)", (digest, stored))
+        self._db.execute("INSERT OR IGNORE INTO segment VALUES (?, ?)", (name, stored))
 
-    def segment(self, digest: str) -> bytes | None:
-        """Return a segment's stored bytes, None when the catalog does not have it."""
-        row = self._db.execute("SELECT stored FROM segment WHERE digest = ?", (digest,)).fetchone()
+    def segment(self, name: str) -> bytes | None:
+        """Return a segment's stored bytes, None when the catalog does not have it. Its digest is a whole one's name."""
+        row = self._db.execute("SELECT stored FROM segment WHERE name = ?", (name,)).fetchone()
         return bytes(row[0]) if row else None
 
-    def segment_bytes(self, digest: str) -> int:
+    def sound_segment(self, name: str) -> bytes | None:
+        """Return a segment's stored bytes if they are what the name says, None when the catalog does not have that."""
+        stored, base = self.segment(name), b""
+        if "-" in name:
+            base = self.plain_segment(name.partition("-")[2])
+            stored = stored if base else None
+        return stored if stored is not None and plain_of(name, stored, base) else None
+
+    def plain_segment(self, digest: str) -> bytes:
+        """Return the plain text of a segment, b"" when the catalog does not have it whole and sound."""
+        stored = self.segment(digest)
+        return plain_of(digest, stored) if stored is not None else b""
+
+    def segment_bytes(self, name: str) -> int:
         """Return how long a segment is as it is stored, -1 when the catalog does not have it."""
-        row = self._db.execute("SELECT length(stored) FROM segment WHERE digest = ?", (digest,)).fetchone()
+        row = self._db.execute("SELECT length(stored) FROM segment WHERE name = ?", (name,)).fetchone()
         return int(row[0]) if row else -1
 
     # The draft
@@ -173,13 +189,15 @@ class Catalog:
             self._flush()
 
     def adopt(self, refs: Iterable[SegmentRef], **values: str) -> None:
-        """Make the segments of a published snapshot the draft, and commit. Each is in the catalog already."""
+        """Make the segments of a published snapshot the draft, and commit. All it needs is in the catalog already."""
         self._overlay_rows.clear()
         self.journal.clear()
-        self._db.execute("DELETE FROM overlay")
-        self._db.execute("DELETE FROM draft")
-        rows = ((i, msgspec.json.encode(ref), 0, 0) for i, ref in enumerate(refs))
-        self._db.executemany("INSERT INTO draft VALUES (?, ?, ?, ?)", rows)
+        for table in ("overlay", "draft", "newest"):
+            self._db.execute(f"DELETE FROM {table}")
+        for i, ref in enumerate(refs):
+            self._db.execute("INSERT INTO draft VALUES (?, ?, 0, 0)", (i, msgspec.json.encode(ref)))
+            names = ((name,) for name in (ref.digest, *ref.objects))
+            self._db.executemany("INSERT OR IGNORE INTO newest VALUES (?)", names)
         self.set(draft="snapshot", **values)
         self.forget_segments()
         self.commit()
@@ -189,12 +207,12 @@ class Catalog:
         return DraftWriter(self, self._db)
 
     def forget_segments(self) -> None:
-        """Drop the segments that the draft does not name."""
-        self._db.execute("CREATE TEMP TABLE used(digest TEXT PRIMARY KEY)")
+        """Drop the segments that neither the draft nor the newest snapshot needs."""
+        self._db.execute("CREATE TEMP TABLE used AS SELECT name FROM newest")
         refs = self._db.execute("SELECT ref FROM draft").fetchall()
         digests = {msgspec.json.decode(row[0], type=SegmentRef).digest for row in refs}
         self._db.executemany("INSERT INTO used VALUES (?)", ((digest,) for digest in digests))
-        self._db.execute("DELETE FROM segment WHERE digest NOT IN (SELECT digest FROM used)")
+        self._db.execute("DELETE FROM segment WHERE name NOT IN (SELECT name FROM used)")
         self._db.execute("DROP TABLE used")
 
     def _flush(self) -> None:

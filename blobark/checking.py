@@ -23,8 +23,9 @@ from blobark.context import Context
 from blobark.errors import EXIT_DAMAGED, EXIT_DONE, EXIT_ITEMS_FAILED, ConfigError
 from blobark.filelock import state_lock
 from blobark.inventory import Inventory
-from blobark.listings import Listing, Row, server_of
+from blobark.listings import server_of
 from blobark.model import display
+from blobark.output import Listing, Row
 from blobark.repair import Repair, RepairResult
 from blobark.storelock import store_lock
 from blobark.verify import Verification, VerifyResult
@@ -169,7 +170,7 @@ def list_damage(context: Context, options: VerifyOptions) -> Verified:
             yield from limited(damage_rows(inventory), None if options.all_rows else SHOWN)
         _remember(context, server, part)
 
-    return Verified("", rows(), result.failed, result=result)
+    return Verified("", rows(), result.failed, is_judged=True, result=result)
 
 
 def list_repairs(context: Context, options: RepairOptions) -> Repaired:
@@ -210,7 +211,7 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
             )
             yield from limited(mended, None if options.all_rows else SHOWN)
 
-    return Repaired("", rows(), result.verified.failed, result=result)
+    return Repaired("", rows(), result.verified.failed, is_judged=True, result=result)
 
 
 def _found_in(file: Path) -> frozenset[str]:

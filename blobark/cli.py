@@ -16,7 +16,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -32,14 +33,13 @@ from blobark.context import Context
 from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
-from blobark.listings import Listing
 from blobark.model import printable
-from blobark.monitoring import Monitoring, exit_code
+from blobark.monitoring import exit_code, monitored
+from blobark.output import Listing, Row, Stream
 from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.load import Limits
 from blobark.stores.retry import Retrying
-from blobark.streaming import Stream
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Where the scripts lie, and the configuration that they use when there is none in the current folder."""
@@ -78,6 +78,7 @@ def _main(argv: list[str], command: str | None) -> int:
         return _report_error(argparse.Namespace(command=command or "", json="--json" in argv), error)
     options.default_dir = CHECKOUT if command else None
     gc.freeze()  # what is loaded stays: the collector need not look at it again
+    gc.enable()
     shown = Display(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         return _run(options, shown)
@@ -136,11 +137,20 @@ def _monitored(command: Command, context: Context, options: argparse.Namespace) 
     """Run a command; tell monitoring of it, if it is one that is scheduled and does anything."""
     if command.run is None:
         raise TypeError(f"{options.command} needs no context")
-    if options.command not in arguments.MONITORED or options.dry_run or to_stdout(options):
+    is_plan = options.dry_run or not getattr(options, "yes", True)
+    if options.command not in arguments.MONITORED or is_plan or to_stdout(options):
         return command.run(context, options)
-    with Monitoring(context.config, options.command, context.reporter.warn) as monitoring:
-        monitoring.result = command.run(context, options)
-    return monitoring.result
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(monitored(context, options.command))
+        run.result = result = command.run(context, options)
+        if isinstance(result, Listing):  # its rows are the work
+            return replace(result, rows=_within(stack.pop_all(), result.rows))
+        return result
+
+
+def _within(block: contextlib.ExitStack, rows: Iterator[Row]) -> Iterator[Row]:
+    with block:
+        yield from rows
 
 
 class OutputError(Exception):
@@ -179,7 +189,6 @@ def _show_listing(
 
     Without a reader it ends too, unless its rows do work, or are what the exit code tells of.
     """
-    goes_on = listing.closing is not None or listing.is_judged
 
     def write(text: str) -> bool:
         return _is_taken(lambda: sys.stdout.write(text))
@@ -193,7 +202,7 @@ def _show_listing(
         else:
             shown.end()  # where the rows take long to come there is a bar
             text = f"{printable(row.line())}\n"
-        if not write(text) and not goes_on:
+        if not write(text) and not listing.is_judged:
             return listing.exit_code
     if options.json:
         head = "" if between == "," else between

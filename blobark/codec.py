@@ -1,6 +1,7 @@
 """Encodings of stored bytes: zstd frames, so that whatever is stored encoded is a file that `zstd -d` reads.
 
     encode     bytes become one frame (RFC 8878) with a checksum
+    patch      the same, with other bytes as what came before: small where both have much in common
     decoded    a run of frames, one behind the other, becomes what it holds, from some byte on and of some length
     pays       whether a sample gets enough smaller
 
@@ -34,6 +35,7 @@ _TOO_SHORT = "its content in the store is damaged: it ends too early"
 _NO_ZSTD = "its content in the store is damaged: it is not zstd"
 
 _SAMPLE_LEVEL = 1
+_LEAST_WINDOW_LOG = 10
 _LEVEL_TO_PASS = -100
 """For what does not get smaller, and has to be a frame all the same: takes next to no time."""
 
@@ -42,6 +44,18 @@ def encode(data: bytes | memoryview, level: int) -> bytes:
     """Return one frame."""
     parameters = zstd.CompressionParameter
     return zstd.compress(data, options={parameters.compression_level: level, parameters.checksum_flag: 1})
+
+
+def patch(data: bytes, base: bytes, level: int) -> bytes:
+    """Return one frame that only who has `base` can decode; `zstd -d --patch-from` reads it too."""
+    parameters = zstd.CompressionParameter
+    options: dict[int, int] = {
+        parameters.compression_level: level,
+        parameters.checksum_flag: 1,
+        parameters.enable_long_distance_matching: 1,
+        parameters.window_log: max((len(data) + len(base)).bit_length(), _LEAST_WINDOW_LOG),
+    }
+    return zstd.compress(data, options=options, zstd_dict=zstd.ZstdDict(base, is_raw=True).as_prefix)
 
 
 def encode_where_it_pays(data: bytes | memoryview, level: int) -> bytes:
@@ -107,10 +121,13 @@ def decode_stream(first: Data, stored: Iterable[Data], stages: Stages | None = N
             yield plain
 
 
-def decode_all(frame: bytes, most_bytes: int) -> bytes:
-    """Return what one frame holds, if that is no more than `most_bytes`; nothing if it is, or if it is no frame."""
-    decoder = zstd.ZstdDecompressor()
+def decode_all(frame: bytes, most_bytes: int, base: bytes = b"") -> bytes:
+    """Return what one frame holds, if that is no more than `most_bytes`; nothing if it is, or if it is no frame.
+
+    A `patch` needs the bytes that it was made against.
+    """
     try:
+        decoder = zstd.ZstdDecompressor(zstd.ZstdDict(base, is_raw=True).as_prefix if base else None)
         plain = decoder.decompress(frame, max_length=most_bytes + 1)
     except zstd.ZstdError:
         return b""

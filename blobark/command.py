@@ -26,6 +26,12 @@ class Command(NamedTuple):
     """Comes first, for what needs no configuration and no store; None as its result means: `run` is to be called."""
 
 
+def server_option(parser: argparse.ArgumentParser) -> None:
+    """Let a command be told of which server it is to speak."""
+    text = "whose snapshots, when several share the store"
+    parser.add_argument("--server", default="", metavar="NAME", help=text)
+
+
 def snapshot_number(text: str) -> int:
     """Return the number of a snapshot, for argparse."""
     if not text.isdigit() or int(text) < 1:

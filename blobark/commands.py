@@ -7,33 +7,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from blobark import identity, index, measured, snapshot
+from blobark import identity, index, measured, snapshot, tags
 from blobark.again import renew_failed
-from blobark.builder import IndexResult
 from blobark.catalog import Catalog
 from blobark.context import Context
 from blobark.doctor import DoctorResult, examine
 from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
-from blobark.errors import BlobarkError, ConfigError, Fatal, StoreMissing
-from blobark.fetch import Fetcher, FetchTask, RestoreJob
+from blobark.errors import BlobarkError, ConfigError, Fatal, Interrupted, StoreMissing
 from blobark.filelock import state_lock
+from blobark.indexed import IndexResult
 from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
+from blobark.member import Makers
 from blobark.model import Header, Root, display, printable
+from blobark.outset import catalog_to_read, hired
 from blobark.publish import publish
 from blobark.save import Saver
 from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import Store
-from blobark.target import Target
 from blobark.trash import Trash
 from blobark.walk import raise_descriptor_limit
 
@@ -60,6 +60,8 @@ class SaveOptions:
     """The store may be another one, or empty, although there were snapshots in it."""
     retry_failed: Path | None = None
     """The journal of the run whose failed items are to be stored, and no others."""
+    tags: tuple[str, ...] = ()
+    """Names that the new snapshot gets, once it is published."""
     dry_run: bool = False
 
 
@@ -100,7 +102,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     with (
         journaled(context, "save", dry_run=options.dry_run) as (run, ending),
         state_lock(state_dir, "save") as known_as,
-        hired(context, options.dry_run),
+        hired(context, sending(context), dry_run=options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         lost: list[tuple[str, str]] = []
@@ -113,7 +115,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
             return estimate_draft(context, catalog)
         store = store_to_write(context, catalog, options)
         with store_lock(context, store, catalog.get("server"), "save", known_as=known_as) as lock:
-            result = save_draft(run, catalog, store, lock, lost=lost)
+            result = save_draft(run, catalog, store, lock, lost=lost, labels=options.tags)
         ending.snapshot, ending.failed = result.snapshot, result.failed
         return result
 
@@ -156,10 +158,12 @@ def save_draft(
     *,
     lost: Sequence[tuple[str, str]] = (),
     told: Sequence[tuple[str, str]] = (),
+    labels: Sequence[str] = (),
 ) -> SaveResult:
     """Store what the draft of an open catalog names, and publish the snapshot, under the store's lock.
 
     `lost` is (path, reason) of what failed and is no entry of the draft; of what is `told` nobody is warned again.
+    The snapshot gets the `labels` as its tags.
     """
     roots = msgspec.json.decode(catalog.get("roots"), type=list[Root])
     server = catalog.get("server")
@@ -183,26 +187,28 @@ def save_draft(
             catalog.commit()
         summary = {name: getattr(saver.result, name) for name in SAVE_SUMMARY}
         measured.finish(context, sampler, summary, saver.result.failed)
+    _tag(store, saver.result, labels)
     return saver.result
 
 
-@contextlib.contextmanager
-def hired(context: Context, dry_run: bool) -> Iterator[None]:
-    """Have a crew while this lasts, which must begin before the store is asked anything: that starts threads."""
+def _tag(store: Store, result: SaveResult, labels: Sequence[str]) -> None:
+    try:
+        tags.add(store, result.server, result.snapshot, labels)
+    except Interrupted:
+        raise
+    except BlobarkError as error:
+        message = f"snapshot {result.snapshot} is published, but could not be given its tags: {error.message}"
+        raise Fatal(message, f"blobark tag {result.snapshot} {' '.join(labels)}") from None
+    result.tags = sorted(labels)
+
+
+def sending(context: Context) -> Makers:
+    """Return what makes the work of a save in a member of the crew."""
 
     def sender(task: SendTask, _descriptors: list[int], engine: Engine) -> Sender:
         return Sender(context, context.open_store(False), task, engine)
 
-    def fetcher(task: FetchTask, descriptors: list[int], engine: Engine) -> Fetcher:
-        return Fetcher(context.open_store(False), Target(descriptors[0]), task, engine, dry_run=False)
-
-    limited = context.config.max_bandwidth or context.config.max_requests_per_s
-    if not dry_run and not limited:  # a limit is one process's: it needs no second one
-        context.crew.hire({SendTask: (Job, sender), FetchTask: (RestoreJob, fetcher)}, context.store_counters)
-    try:
-        yield
-    finally:
-        context.crew.dismiss()
+    return {SendTask: (Job, sender)}
 
 
 def _store_to_look_at(context: Context) -> Store | None:
@@ -233,13 +239,3 @@ def run_doctor(context: Context, commands: Sequence[str], *, dry_run: bool) -> D
         catalog = catalog_to_read(stack, context.config.state_dir)
         server = context.config.server or (catalog.get("server") if catalog else "")
     return examine(context, server or identity.name_for_host(identity.this_host().name), commands, dry_run=dry_run)
-
-
-def catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
-    """Return the catalog if there is one that can be used: a restore needs none, it saves requests."""
-    try:
-        if not (state_dir / "catalog.sqlite").exists():
-            return None
-        return stack.enter_context(Catalog.open(state_dir, to_read=True))
-    except (BlobarkError, OSError):
-        return None

@@ -14,6 +14,7 @@ from blobark.itemlog import ItemLog
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
 from blobark.source import SourceTree
+from blobark.steps import Step
 from blobark.stores.base import Store
 
 
@@ -63,6 +64,8 @@ class Context:
     """The run's own numbers of this moment, for the metrics."""
     items: ItemLog = field(default_factory=ItemLog)
     """The journal; `journals.journaled` gives the run one that is written."""
+    steps: list[Step] = field(default_factory=list)
+    """The commands that this one has in it, as far as it has come."""
     skip_damaged: bool = False
     """Whether a run goes on from an earlier snapshot when the newest one is damaged."""
 

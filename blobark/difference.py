@@ -36,8 +36,8 @@ class Difference:
         if skip and self.newest > (self.parent.number if self.parent else 0):
             hint = f"when this run has published, `blobark forget {self.newest}` removes it"
             context.reporter.warn(f"snapshot {self.newest} is damaged, and passed over: {hint}")
-        self.doubted: set[str] = set()
-        """The digests of its segments that were found damaged or missing."""
+        self._told: set[str] = set()
+        """The segments of it that are known to be damaged or missing."""
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()
         """The digests of the newest snapshot's segments."""
 
@@ -104,7 +104,7 @@ class Difference:
         try:
             return manifest.read(ref)
         except SnapshotError as error:
-            if ref.digest not in self.doubted:
+            if ref.name not in self._told:
                 self._context.reporter.warn(f"the snapshot before this one is damaged: {error.message}")
-            self.doubted.add(ref.digest)
+            self._told.add(ref.name)
             return []

@@ -1,8 +1,9 @@
 """`blobark doctor`: how this machine logs in to its store, and what it may do there.
 
-Each right is tried by the requests that the commands make: a list, a read, a block that is never committed, a small
-blob, a delete. The blobs are `blobark/<server>/doctor` and `blobark/<server>/doctor-blocks`; what may not be deleted
-stays, has always the same content, and disturbs nobody. No secret is in the result.
+Each right that a command needs is tried by the requests that it makes: a list, a read, a block that is never committed,
+a small blob, a delete; the delete also where a blob was made. The blobs are `blobark/<server>/doctor` and
+`blobark/<server>/doctor-blocks`; what may not be deleted stays, has always the same content, and disturbs nobody. No
+secret is in the result.
 
 Which right which command needs is said here once, and in docs/operations.md; tests/test_rights.py holds both to it.
 """
@@ -92,12 +93,13 @@ def examine(context: Context, server: str, commands: Sequence[str], *, dry_run: 
     store = _reach(context, result, commands)
     if store is None:
         return result
-    for right, way in ways.items():
+    needed = {right for name in commands for right in NEEDS[name]}
+    tidying = {"delete"} if "create" in needed else set()
+    for right in (right for right in ways if right in needed | tidying):
         writes = right not in ("list", "read")
-        result.checks.append(Check(right, None) if dry_run and writes else _tried(right, way, store))
+        result.checks.append(Check(right, None) if dry_run and writes else _tried(right, ways[right], store))
     allowed = {check.what for check in result.checks if check.ok is not False}
     result.missing = {name: [right for right in NEEDS[name] if right not in allowed] for name in commands}
-    needed = {right for name in commands for right in NEEDS[name]}
     refused = next((check for check in result.checks if check.ok is False and check.what in needed), None)
     if refused is not None:
         names = ", ".join(name for name, rights in result.missing.items() if rights)

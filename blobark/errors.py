@@ -68,6 +68,8 @@ def exit_code_of(error: BaseException) -> int:
     """Return the exit code of a run that `error` has ended."""
     if isinstance(error, BlobarkError):
         return error.exit_code
+    if isinstance(error, GeneratorExit):  # what it lists cannot be written
+        return EXIT_FATAL
     return EXIT_INTERRUPTED if isinstance(error, KeyboardInterrupt) else EXIT_BUG
 
 

@@ -24,11 +24,10 @@ from blobark.browse import Place, Tree, parse_path
 from blobark.errors import ConfigError, Fatal, SnapshotError
 from blobark.manifest import check_path, places_of
 from blobark.model import Entry, Header, SegmentRef, SortKey, Totals, display, sort_key, text_or_b64
-from blobark.names import shown
 from blobark.owners import Owners
 from blobark.rules import Patterns
 from blobark.scratch import Landing
-from blobark.segments import SegmentWriter, decode_entry, encode_entry, read_segment
+from blobark.segments import SegmentWriter, decode_entry, encode_entry
 from blobark.selection import NO_PATTERNS, Chosen, Selection
 from blobark.snapshot import Manifest, Portion
 
@@ -66,15 +65,11 @@ class LocalManifest(Manifest):
         self.refs.append(ref)
         self._file.write(stored)
 
-    def stored(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.stored`."""
-        offset, size = self._stored[ref.digest]
+    def stored(self, name: str) -> bytes:
+        """As `Manifest.stored`: here nothing is a patch."""
+        offset, size = self._stored[name]
         self._file.seek(offset)
         return self._file.read(size)
-
-    def read(self, ref: SegmentRef) -> list[Entry]:
-        """As `Manifest.read`."""
-        return read_segment(ref, self.stored(ref))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -104,7 +99,7 @@ def choose(tree: Tree, selection: Selection) -> tuple[Chosen, list[bytes]]:
         if not found:
             missing.append(path)
     if not tops:
-        listed = ", ".join(shown(path) for path in missing[:MOST_NAMED])
+        listed = ", ".join(display(path) for path in missing[:MOST_NAMED])
         message = f"snapshot {tree.header.number} has nothing at {listed}"
         raise ConfigError(message, "blobark find NAME looks for a name in all snapshots")
     return Chosen({root: frozenset(below) for root, below in tops.items()}, includes, selection.exclude), missing

@@ -31,7 +31,8 @@ def _fault_of_counts(header: Header) -> str:
     if (sum(ref.entries for ref in refs), sum(ref.files for ref in refs)) != (totals.entries, totals.files):
         return "its segments do not have what it counts"
     digests = {ref.digest for ref in refs}
-    if len(digests) != len(refs) or not all(_DIGEST.fullmatch(digest) for digest in digests):
+    bases = {ref.base for ref in refs if ref.base}
+    if len(digests) != len(refs) or not all(_DIGEST.fullmatch(digest) for digest in digests | bases):
         return "what it says of its segments cannot be"
     return "" if header.roots or not totals.entries else "it has entries and no root"
 

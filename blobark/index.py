@@ -18,15 +18,15 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from blobark import identity, mapfile, snapshot
-from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, IndexResult, renumbered
+from blobark import identity, mapfile, patches, snapshot
+from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, renumbered
 from blobark.catalog import Catalog
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
 from blobark.errors import ConfigError, RootRefused, SnapshotError, StoreMissing
 from blobark.guids import blob_name
+from blobark.indexed import IndexResult
 from blobark.model import Header, Root, display
-from blobark.segments import read_segment
 
 
 def build(
@@ -176,9 +176,7 @@ def adopt_latest(context: Context, catalog: Catalog, server: str) -> None:
     manifest = snapshot.Manifest(store, server)
     try:
         for ref in header.segments:
-            stored = manifest.stored(ref)
-            read_segment(ref, stored)  # a damaged one must not get in: the draft may have one of that name
-            catalog.put_segment(ref.digest, stored)
+            patches.adopt(catalog, manifest, ref)
     except SnapshotError as error:
         context.reporter.warn(f"{error.message}: starting without it, unchanged files will be sent once more")
         if header.complete:  # what a root had is known all the same

@@ -27,7 +27,9 @@ TO_THE_END = (1 << 63) - 1
 SOUND, ARCHIVED, DAMAGED = range(3)
 
 _SCHEMA = """
-CREATE TABLE part(id INTEGER PRIMARY KEY, segment TEXT, roots INTEGER, ref BLOB, UNIQUE (segment, roots));
+CREATE TABLE part(
+    id INTEGER PRIMARY KEY, segment TEXT, roots INTEGER, ref BLOB, base TEXT DEFAULT '', UNIQUE (segment, roots)
+);
 CREATE TABLE has(part INTEGER, number INTEGER, PRIMARY KEY (part, number)) WITHOUT ROWID;
 CREATE TABLE blob(key TEXT PRIMARY KEY, length INTEGER, exact INTEGER, state INTEGER DEFAULT 0) WITHOUT ROWID;
 CREATE TABLE lists(digest TEXT PRIMARY KEY, line BLOB) WITHOUT ROWID;
@@ -105,10 +107,10 @@ class Inventory:
     def add_snapshot(self, number: int, roots: int, refs: Iterable[SegmentRef]) -> None:
         """Note a snapshot's segments; equal `roots` mean that the same roots have the same numbers."""
         for ref in refs:
-            row = (ref.digest, roots, msgspec.json.encode(ref))
-            self._db.execute("INSERT OR IGNORE INTO part(segment, roots, ref) VALUES (?, ?, ?)", row)
+            row = (ref.name, roots, msgspec.json.encode(ref), ref.base)
+            self._db.execute("INSERT OR IGNORE INTO part(segment, roots, ref, base) VALUES (?, ?, ?, ?)", row)
             query = "INSERT OR IGNORE INTO has SELECT id, ? FROM part WHERE segment = ? AND roots = ?"
-            self._db.execute(query, (number, ref.digest, roots))
+            self._db.execute(query, (number, ref.name, roots))
 
     def add_object(self, key: str, numbers: Iterable[int]) -> int:
         """Note an object other than a segment that snapshots rest on; return the number of its part."""
@@ -135,9 +137,13 @@ class Inventory:
         segments, parts = self._db.execute(query).fetchone()
         return int(segments), int(parts)
 
+    def bases(self) -> list[str]:
+        """Return the segments that others are patches against."""
+        return [row[0] for row in self._db.execute("SELECT DISTINCT base FROM part WHERE base != '' ORDER BY base")]
+
     def parts_of(self, segment: str) -> list[Part]:
-        """Return the parts that have a segment."""
-        query = "SELECT id, roots, ref FROM part WHERE segment = ? AND roots >= 0"
+        """Return the parts that have a segment, or rest on it."""
+        query = "SELECT id, roots, ref FROM part WHERE (segment = ?1 OR base = ?1) AND roots >= 0"
         rows = self._db.execute(query, (segment,)).fetchall()
         return [Part(row[0], row[1], msgspec.json.decode(row[2], type=SegmentRef)) for row in rows]
 

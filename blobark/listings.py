@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -21,44 +19,12 @@ from blobark.browse import Tree
 from blobark.catalog import Catalog
 from blobark.clock import utc
 from blobark.context import Context
-from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, EXIT_MISSED, BlobarkError, SnapshotError
-from blobark.model import Entry, Header, display
-from blobark.names import shown
+from blobark.errors import BlobarkError, SnapshotError
+from blobark.model import Entry, Header, display, printable
+from blobark.output import Listing
 from blobark.stores.base import Store
 
 _KIND_LETTERS = {"file": "-", "dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "char": "c", "block": "b"}
-
-
-class Row(Protocol):
-    """One line of a listing: a struct, for JSON, that knows its line."""
-
-    def line(self) -> str:
-        """Return the line for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a command lists, under a line that says what the columns are ("": it needs none)."""
-
-    heading: str
-    rows: Iterator[Row]
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """What could not be listed, and why; complete when the rows have come."""
-    missed: list[str] = field(default_factory=list)
-    """Which rows miss an objective; likewise."""
-
-    is_judged: bool = False
-    """Whether all rows are to come, though nobody reads them any more: the exit code is what was asked for."""
-
-    @property
-    def closing(self) -> object | None:
-        """What there is to say at the end, once the rows have come: a result like those of other commands."""
-        return None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code, once the rows have come."""
-        return EXIT_MISSED if self.missed else EXIT_ITEMS_FAILED if self.failed else EXIT_DONE
 
 
 class SnapshotRow(msgspec.Struct, frozen=True):
@@ -131,20 +97,6 @@ class VersionRow(msgspec.Struct, frozen=True):
 VERSIONS_HEADING = f"{'bytes':>14} {'changed (UTC)':<20} {'digest':<16} path"
 
 
-class DifferenceRow(msgspec.Struct, frozen=True):
-    """What became of a path: + new, - gone, M other content, T another kind, U other metadata."""
-
-    change: str
-    path: str
-    bytes_before: int
-    bytes_after: int
-
-    def line(self) -> str:
-        """Return the line for a person."""
-        sizes = f"{self.bytes_before:,} -> {self.bytes_after:,}" if self.change == "M" else ""
-        return f"{self.change} {self.path}{f'  ({sizes} bytes)' if sizes else ''}"
-
-
 class MapResult(msgspec.Struct, frozen=True):
     """A snapshot's map has been written."""
 
@@ -192,17 +144,9 @@ def list_history(context: Context, server: str, path: bytes) -> Listing:
     versions = browse.history(trees, wanted)
     first = next(versions, None)
     if first is None:
-        raise SnapshotError(f"{shown(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
+        raise SnapshotError(f"{display(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
     rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
-
-
-def list_differences(context: Context, server: str, before: int, after: int) -> Listing:
-    """List what changed from one snapshot to another (0: the newest)."""
-    store = context.open_store(False)
-    server = server_of(context, store, server)
-    trees = Tree.open(store, server, before), Tree.open(store, server, after)
-    return Listing("", map(_difference_row, browse.differences(*trees)))
 
 
 def write_map(context: Context, server: str, number: int, file: Path) -> MapResult:
@@ -269,7 +213,7 @@ def _entries(tree: Tree, path: bytes) -> Iterator[Entry]:
         found = True
         yield entry
     if not found:
-        raise SnapshotError(f"{shown(wanted)} is not in snapshot {tree.header.number}")
+        raise SnapshotError(f"{display(wanted)} is not in snapshot {tree.header.number}")
 
 
 def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> SnapshotRow:
@@ -278,7 +222,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
     return SnapshotRow(
         number=header.number,
         time=header.started,
-        host=display(header.host.name.encode(errors="surrogateescape")),
+        host=printable(header.host.name),
         files=totals.files,
         file_bytes=totals.file_bytes,
         new_bytes=totals.new_bytes,
@@ -292,7 +236,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
 
 def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
     return EntryRow(
-        path=shown(tree.path_of(entry)),
+        path=display(tree.path_of(entry)),
         kind=entry.kind,
         mode=entry.mode,
         owner=entry.user or str(entry.uid),
@@ -301,7 +245,7 @@ def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
         guid=entry.guid,
-        link=shown(entry.raw_link) or shown(entry.raw_hardlink_to),
+        link=display(entry.raw_link) or display(entry.raw_hardlink_to),
         error=entry.error,
     )
 
@@ -310,18 +254,12 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
     entry = version.entry
     return VersionRow(
         snapshots=browse.numbers_text(version.numbers, existing),
-        path=shown(version.path),
+        path=display(version.path),
         size=entry.size,
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
         guid=entry.guid,
     )
-
-
-def _difference_row(found: browse.Difference) -> DifferenceRow:
-    before, after = found.before, found.after
-    sizes = before.size if before is not None else 0, after.size if after is not None else 0
-    return DifferenceRow(found.change, shown(found.path), *sizes)
 
 
 def _when(time_ns: int) -> str:

@@ -8,23 +8,29 @@
 
 The figures of machine and disk are those of the run log's own samples. Nothing is wider than MOST_COLUMNS, so that a
 window that is made narrower, but not very narrow, never breaks a line. Where there is less room there is less to see.
+Who stops the run with Ctrl-Z gets the terminal as it was; the view comes back with the run, in the foreground.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import FrameType
 from typing import Any, NamedTuple, TextIO
 
 from rich.cells import cell_len
-from rich.console import Console, Group
+from rich.console import Console, ConsoleRenderable, Group
 from rich.live import Live
+from rich.live_render import LiveRender
 from rich.text import Text
 
 from blobark.model import display
-from blobark.summary_measuring import size
+from blobark.wording import size
 from metrics.under_way import InHand
 
 DRAWN_PER_S = 4
@@ -33,6 +39,8 @@ MOST_LINES_WAITING = 500
 """Printed in one go, with the next drawing; so many of them are not waited for."""
 WINDOW_S = 20.0
 """Rates, and the time left, are those of the last seconds."""
+PATIENCE_S = 1.0
+"""So long a stop waits for a drawing to end."""
 LONG_S = 1.0
 """An item is named when it is in work for so long."""
 
@@ -69,6 +77,7 @@ class LiveView:
         terminal: Any = _Unbroken(stream)
         self._console = Console(file=terminal, force_terminal=True, force_interactive=True)
         self._live = _Live(self)
+        self._has_handler = False
 
     def start(self) -> None:
         """Begin to draw. Raises `RuntimeError` where the system gives no more threads."""
@@ -77,11 +86,25 @@ class LiveView:
         except RuntimeError:
             self._live.stop()
             raise
+        in_main = threading.current_thread() is threading.main_thread()
+        if in_main and signal.getsignal(signal.SIGTSTP) is signal.SIG_DFL:
+            signal.signal(signal.SIGTSTP, self._suspend)
+            self._has_handler = True
 
     def stop(self) -> None:
         """Take the view away, and give the cursor back."""
+        if self._has_handler:
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            self._has_handler = False
         self._live.refresh()
         self._live.stop()
+
+    def _suspend(self, _number: int, _frame: FrameType | None) -> None:
+        """Leave the terminal to the shell, and stop; returns when the run goes on."""
+        with self._live.away():
+            signal.signal(signal.SIGTSTP, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTSTP)
+            signal.signal(signal.SIGTSTP, self._suspend)
 
     def say(self, text: str) -> None:
         """Print a line above the view, with the next drawing."""
@@ -123,14 +146,40 @@ class _Live(Live):
             get_renderable=view.draw,
         )
         self._view = view
+        self._is_away = False
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Take the view away and draw nothing in the block, nor after it before the run is in the foreground.
+
+        A signal's handler may come in the midst of whatever its thread does. So this writes by itself, and waits
+        only so long for a drawing that may need something which that thread holds.
+        """
+        is_held = self._lock.acquire(timeout=PATIENCE_S)
+        try:
+            with contextlib.suppress(OSError):
+                os.write(self.console.file.fileno(), f"{self._live_render.position_cursor()}\x1b[?25h".encode())
+            self._is_away = True
+            yield
+        finally:
+            if is_held:
+                self._lock.release()
+
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        """Put the view below what is printed."""
+        return renderables if self._is_away else super().process_renderables(renderables)
 
     def refresh(self) -> None:
         """Draw, below the lines that have come meanwhile."""
         with self._lock:
+            if self._is_away and is_in_foreground(self.console.file.fileno()):
+                self._is_away = False
+                self._live_render = LiveRender(self.get_renderable(), vertical_overflow=self.vertical_overflow)
+                self.console.show_cursor(False)
             if text := self._view.waiting():
                 self._live_render.set_renderable(self.renderable)
                 self.console.print(text, markup=False, highlight=False, soft_wrap=True)
-            else:
+            elif not self._is_away:
                 super().refresh()
 
 
@@ -155,6 +204,14 @@ class _Unbroken:
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+
+def is_in_foreground(descriptor: int) -> bool:
+    """Whether the terminal is this run's, and not the shell's or another one's; true of one that has no such thing."""
+    try:
+        return os.tcgetpgrp(descriptor) == os.getpgrp()
+    except OSError:
+        return True
 
 
 class Rates:

@@ -17,7 +17,7 @@ import msgspec
 FORMAT = 1
 """Version of the stored format that this code writes, and the newest that it reads."""
 
-FEATURES: frozenset[str] = frozenset({"zstd"})
+FEATURES: frozenset[str] = frozenset({"zstd", "patches"})
 """What a snapshot may list under `requires` and still be read by this code."""
 
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
@@ -178,6 +178,18 @@ class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     errors: int = 0
     encoded: int = 0
     """Entries with an extent that has a codec."""
+    base: str = ""
+    """The digest of the segment that this one is stored as a patch against; that one is never a patch itself."""
+
+    @property
+    def name(self) -> str:
+        """What it is stored as: other bytes than the whole segment have another name."""
+        return f"{self.digest}-{self.base}" if self.base else self.digest
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """The names of all that is needed to read it."""
+        return (self.name, self.base) if self.base else (self.name,)
 
 
 class Root(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -312,13 +324,14 @@ def text_or_b64(raw: bytes) -> tuple[str, str]:
 
 
 def display(raw: bytes) -> str:
-    """Return `raw` for a terminal or a log: printable, on one line, whatever a file's name holds."""
-    text = raw.decode(errors="surrogateescape")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    r"""Return a path or name as text for a person: printable, on one line; `names.meant` leads back to the very bytes.
+
+    What cannot be printed, and a byte that is not UTF-8, is an escape, and so is a backslash: \n, \x1b, \udcff, \\. No
+    other backslash is ever shown, so two paths never look alike.
+    """
+    return printable(raw.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
     """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
-    return display(text.encode(errors="surrogateescape"))
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -2,78 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import time
-from collections.abc import Callable
-from types import TracebackType
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from blobark.backup import BackupResult
-from blobark.builder import IndexResult
-from blobark.clock import now_ns
 from blobark.config import Config
-from blobark.drill import DrillResult
+from blobark.context import Context
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
 from blobark.model import display
-from blobark.restore import RestoreResult
-from blobark.saved import SaveResult
-
-Result = IndexResult | SaveResult | BackupResult | RestoreResult | DrillResult
+from blobark.output import Listing
+from blobark.steps import Step, step
 
 
-class Monitoring:
-    """Tells of the run in its block; `result` is to be set where there is one."""
+@contextlib.contextmanager
+def monitored(context: Context, command: str) -> Iterator[Step]:
+    """Tell of the run in this block, and of the steps it consists of; its `result` is to be set where there is one."""
+    config, warn = context.config, context.reporter.warn
+    _ping(config, "start", warn)
+    own: list[Step] = []
+    try:
+        with step(own, command) as run:
+            yield run
+    finally:
+        for each in [*context.steps, *own]:
+            _write(config, each, warn)
+        _ping(config, "" if _exit_code_of_step(run) == EXIT_DONE else "fail", warn)
 
-    def __init__(self, config: Config, command: str, warn: Callable[[str], None]) -> None:
-        self._config = config
-        self._command = command
-        self._warn = warn
-        self._started_s = time.monotonic()
-        self.result: Result | None = None
 
-    def __enter__(self) -> Monitoring:
-        self._ping("start")
-        return self
+def _ping(config: Config, what: str, warn: Callable[[str], None]) -> None:
+    if not config.ping_url:
+        return
+    from metrics.export import ping
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        code = exit_code(self.result) if error is None else exit_code_of(error)
-        self._write(code)
-        self._ping("" if code == EXIT_DONE else "fail")
+    if problem := ping(config.ping_url.reveal(), what):
+        warn(f"warning: ping_url: {what or 'success'} could not be told ({problem})")
 
-    def _ping(self, what: str) -> None:
-        if not self._config.ping_url:
-            return
-        from metrics.export import ping
 
-        if problem := ping(self._config.ping_url.reveal(), what):
-            self._warn(f"warning: ping_url: {what or 'success'} could not be told ({problem})")
+def _write(config: Config, run: Step, warn: Callable[[str], None]) -> None:
+    path = config.metrics_textfile
+    if path is None:
+        return
+    from metrics.export import write_textfile
 
-    def _write(self, code: int) -> None:
-        path = self._config.metrics_textfile
-        if path is None:
-            return
-        from metrics.export import write_textfile
+    code = _exit_code_of_step(run)
+    files, size, failures = _figures(run.command, run.result if run.error is None else None)
+    values = {
+        "blobark_last_run_timestamp_seconds": run.ended_ns / 1e9,
+        "blobark_last_run_duration_seconds": round(run.seconds, 3),
+        "blobark_last_run_bytes": size,
+        "blobark_last_run_files": files,
+        "blobark_last_run_failures": failures,
+        "blobark_last_run_exit_code": code,
+    }
+    if code == EXIT_DONE:
+        values["blobark_last_success_timestamp_seconds"] = run.ended_ns / 1e9
+    labels = {"command": run.command, "config": os.path.abspath(config.file)}
+    try:
+        write_textfile(path, labels, values)
+    except OSError as error:
+        warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error.strerror}")
+    except ValueError as error:
+        warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error}")
 
-        now_s = now_ns() / 1e9
-        files, size, failures = _figures(self.result)
-        values = {
-            "blobark_last_run_timestamp_seconds": now_s,
-            "blobark_last_run_duration_seconds": round(time.monotonic() - self._started_s, 3),
-            "blobark_last_run_bytes": size,
-            "blobark_last_run_files": files,
-            "blobark_last_run_failures": failures,
-            "blobark_last_run_exit_code": code,
-        }
-        if code == EXIT_DONE:
-            values["blobark_last_success_timestamp_seconds"] = now_s
-        labels = {"command": self._command, "config": os.path.abspath(self._config.file)}
-        try:
-            write_textfile(path, labels, values)
-        except OSError as error:
-            self._warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error.strerror}")
-        except ValueError as error:
-            self._warn(f"warning: metrics_textfile: {display(os.fsencode(path))}: {error}")
+
+def _exit_code_of_step(run: Step) -> int:
+    return exit_code(run.result) if run.error is None else exit_code_of(run.error)
 
 
 def exit_code(result: object) -> int:
@@ -85,19 +79,27 @@ def exit_code(result: object) -> int:
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
 
-def _figures(result: Result | None) -> tuple[int, int, int]:
-    """Return files, bytes and failed items."""
-    match result:
-        case IndexResult():
+def _figures(command: str, result: Any) -> tuple[int, int, int]:
+    """Return files (or blobs), their bytes, and failed items of a command's result, None where it has none."""
+    result = result.closing if isinstance(result, Listing) else result
+    if result is None:
+        return 0, 0, 0
+    match command:
+        case "index":
             present = [result.tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
-            return sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
-        case SaveResult():
-            return result.sent, result.sent_bytes, len(result.failed)
-        case BackupResult():
-            return result.save.sent, result.save.sent_bytes, len(result.failed)
-        case RestoreResult():
-            return result.written, result.written_bytes, len(result.failed)
-        case DrillResult():
-            return result.files, result.bytes, len(result.failed)
-        case _:
-            return 0, 0, 0
+            figures = sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
+        case "save":
+            figures = result.sent, result.sent_bytes, len(result.failed)
+        case "backup":
+            figures = result.save.sent, result.save.sent_bytes, len(result.failed)
+        case "restore":
+            figures = result.written, result.written_bytes, len(result.failed)
+        case "verify":
+            figures = result.blobs, result.blob_bytes, result.damaged + len(result.failed)
+        case "repair":
+            figures = result.mended, result.mended_bytes, result.left + len(result.verified.failed)
+        case "prune":
+            figures = result.deleting.blobs, result.deleting.bytes, 0
+        case _:  # drill
+            figures = result.files, result.bytes, len(result.failed)
+    return figures

@@ -1,6 +1,6 @@
 """What lies below `blobark/`, made again: segments, headers, lists of blocks, and who the server is.
 
-    segment      from the catalog, while the draft has it
+    segment      from the catalog, while the draft or the newest snapshot has it
     header       from the catalog, if it is that of the snapshot that this machine made or adopted last
     list         from the content that it describes, where that is not compressed
     description  from the newest header that can be read
@@ -18,8 +18,8 @@ from blake3 import blake3
 from blobark import blocks, content, snapshot
 from blobark.catalog import Catalog
 from blobark.errors import ContentError, SnapshotError
-from blobark.model import FORMAT, Block, Entry, Header, Root, SegmentRef, Server
-from blobark.segments import compress, encode_blocks, read_segment
+from blobark.model import FORMAT, Block, Entry, Header, Root, Server
+from blobark.segments import compress, encode_blocks
 from blobark.stores.base import Store
 
 ELSEWHERE = "only the state_dir of the machine that made it could have it"
@@ -35,27 +35,25 @@ class Originals:
         self._store = store
         self._server = server
 
-    def make(self, key: str, ref: SegmentRef | None, lister: Entry | None) -> tuple[bytes, str]:
+    def make(self, key: str, lister: Entry | None) -> tuple[bytes, str]:
         """Return the bytes of an object, and what they were made of.
 
-        `ref` is a segment's reference, `lister` an entry that names a list of blocks. Raises `ContentError`.
+        `lister` is an entry that names a list of blocks. Raises `ContentError`.
         """
-        if ref is not None:
-            return self._segment(ref), "the state of this machine"
+        prefix = snapshot.segment_key(self._server, "")
+        if key.startswith(prefix):
+            return self._segment(key.removeprefix(prefix)), "the state of this machine"
         if lister is not None:
             return self._list(lister), "the content"
         if key == snapshot.server_key(self._server):
             return self._description(), "the newest snapshot"
         return self._header(key), "the state of this machine"
 
-    def _segment(self, ref: SegmentRef) -> bytes:
-        stored = self._catalog.segment(ref.digest)
-        try:
-            if stored is not None and read_segment(ref, stored):
-                return stored
-        except SnapshotError:
-            pass
-        raise ContentError(_LEAVE_SEGMENT)
+    def _segment(self, name: str) -> bytes:
+        stored = self._catalog.sound_segment(name)
+        if stored is None:
+            raise ContentError(_LEAVE_SEGMENT)
+        return stored
 
     def _header(self, key: str) -> bytes:
         try:

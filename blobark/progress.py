@@ -52,7 +52,8 @@ class Display:
         self.items = self.bytes = self._most_bytes = 0
         self._started_s = time.monotonic()
         self._due_s = self._started_s + FIRST_LINE_S
-        if not self.quiet and sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", ""):
+        is_terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+        if is_terminal and not self.quiet:
             self._start_view()
 
     def end(self) -> None:
@@ -118,8 +119,10 @@ class Display:
         return f"{text}, {self.failed:,} failed" if self.failed else text
 
     def _start_view(self) -> None:
-        from blobark.live import LiveView  # late: rich takes a tenth of a second
+        from blobark.live import LiveView, is_in_foreground  # late: rich takes a tenth of a second
 
+        if not is_in_foreground(sys.stderr.fileno()):
+            return  # whoever works at the terminal meanwhile gets plain lines
         view = LiveView(self._state, sys.stderr)
         with contextlib.suppress(RuntimeError):  # no more threads: plain lines then
             view.start()

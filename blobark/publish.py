@@ -2,7 +2,8 @@
 
     see to it that the store has what every container carries (handout.py)
     write the draft's entries as segments, each as new as it is known; one that the newest snapshot has is kept
-    store the segments that are new; the others have to be in the store, and are mended where they are not (carried.py)
+    store the segments that are new, some as patches (patches.py)
+    the others have to be in the store, and are mended where they are not (carried.py)
     look again: the newest snapshot must still be the one this run has seen, no new trash list have what it needs, and
     the store's lock be this run's
     write the header, create-only; then the snapshot's segments are the draft
@@ -26,6 +27,7 @@ from blobark.errors import Fatal
 from blobark.identity import this_host
 from blobark.index import remember_snapshot
 from blobark.model import FORMAT, Entry, Header, Root, SegmentRef, Server, Totals
+from blobark.patches import FEATURE, Patches
 from blobark.save import Saver
 from blobark.segments import SegmentWriter, respelled
 from blobark.storelock import StoreLock
@@ -44,14 +46,18 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     handout.leave(context, catalog, store)
     refs: list[SegmentRef] = []
     check = audit.is_wanted(context, store)
+    patches = Patches(catalog, parent, saver.trash)
 
-    def send(batch: list[tuple[SegmentRef, bytes]]) -> list[bool]:
-        return [snapshot.put_segment(store, result.server, ref, stored, check=check) for ref, stored in batch]
+    def send(batch: list[tuple[str, bytes]]) -> list[bool]:
+        return [snapshot.put_segment(store, result.server, name, stored, check=check) for name, stored in batch]
 
-    for _ in context.engine.run(_new_segments(catalog, saver, refs), send, cost=lambda job: len(job[1])):
+    sent: set[str] = set()
+    for (name, stored), _ in context.engine.run(_new_segments(catalog, saver, patches, refs), send, cost=_stored_bytes):
+        sent.add(name)
         result.segments_sent += 1
-    shared = [ref for ref in refs if ref.digest in saver.known]
-    carried.mend(context, catalog, store, result.server, shared, saver.doubted)
+        result.segment_bytes += len(stored)
+    needed = [name for ref in refs for name in ref.objects if name not in sent]
+    carried.mend(context, catalog, store, result.server, needed)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
@@ -74,9 +80,9 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
         segments=tuple(refs),
         tool=f"blobark {__version__}",
         parent=parent.number if parent else 0,
-        requires=(ZSTD,) if any(ref.encoded for ref in refs) else (),
+        requires=_features(refs),
     )
-    _look_again(catalog, store, saver, refs)
+    _look_again(catalog, store, saver, [ref for ref in refs if ref.name in sent])
     lock.check()
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header, store.name)
@@ -89,22 +95,39 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     return header
 
 
-def _new_segments(catalog: Catalog, saver: Saver, refs: list[SegmentRef]) -> Iterator[tuple[SegmentRef, bytes]]:
-    """Yield the segments that are not in the store yet; `refs` gets every segment of the snapshot, in order."""
-    finished: list[tuple[SegmentRef, bytes]] = []
+def _features(refs: list[SegmentRef]) -> tuple[str, ...]:
+    """Return what a snapshot of these segments requires of its reader."""
+    has = {ZSTD: any(ref.encoded for ref in refs), FEATURE: any(ref.base for ref in refs)}
+    return tuple(feature for feature, is_used in has.items() if is_used)
 
-    def keep(ref: SegmentRef, stored: bytes) -> None:
-        while saver.trash and ref.digest not in saver.known and saver.trash.has_segment(ref.digest):
-            ref, stored = respelled(ref, stored)
+
+def _stored_bytes(segment: tuple[str, bytes]) -> int:
+    return len(segment[1])
+
+
+def _new_segments(
+    catalog: Catalog, saver: Saver, patches: Patches, refs: list[SegmentRef]
+) -> Iterator[tuple[str, bytes]]:
+    """Yield what is not in the store yet, by name; `refs` gets every segment of the snapshot, in order."""
+    finished: list[tuple[str, bytes]] = []
+
+    def keep(ref: SegmentRef, whole: bytes) -> None:
+        shared = patches.shared(ref.digest)
+        if shared is not None:
+            refs.append(shared)
+            return
+        while saver.trash and saver.trash.has_segment(ref.digest):
+            ref, whole = respelled(ref, whole)
+        catalog.put_segment(ref.digest, whole)
+        ref, stored = patches.pack(ref, whole)
         refs.append(ref)
-        catalog.put_segment(ref.digest, stored)
-        if ref.digest not in saver.known:
-            finished.append((ref, stored))
+        catalog.put_segment(ref.name, stored)
+        finished.append((ref.name, stored))
 
     writer = SegmentWriter(keep)
     for segment in catalog.draft():
-        if writer.at_cut and not segment.overlaid and segment.ref.digest in saver.known:
-            refs.append(segment.ref)
+        if writer.at_cut and not segment.overlaid and (shared := patches.shared(segment.ref.digest)) is not None:
+            refs.append(shared)
             continue
         for _, entry in catalog.entries([segment]):
             if not (entry.rule and entry.kind == "file"):
@@ -131,7 +154,7 @@ def _claim(context: Context, store: Store, server: str, roots: tuple[Root, ...])
         raise Fatal(f"another machine ({known.host.name}) has the name {server}", hint)
 
 
-def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[SegmentRef]) -> None:
+def _look_again(catalog: Catalog, store: Store, saver: Saver, sent: list[SegmentRef]) -> None:
     """Make sure that what this run carries over is still named by the snapshot it has seen, and all else not listed.
 
     A look that has taken long is no longer good: a machine may have slept in the middle of it.
@@ -144,20 +167,19 @@ def _look_again(catalog: Catalog, store: Store, saver: Saver, refs: list[Segment
         if is_gone or max(have, default=0) != saver.newest:
             raise Fatal("another run changed the snapshots meanwhile", "run save again: what this run stored is kept")
         if saver.trash is not None:
-            _look_at_trash(catalog, store, saver, saver.trash, refs)
+            _look_at_trash(catalog, store, saver, saver.trash, sent)
 
 
-def _look_at_trash(catalog: Catalog, store: Store, saver: Saver, trash: Trash, refs: list[SegmentRef]) -> None:
+def _look_at_trash(catalog: Catalog, store: Store, saver: Saver, trash: Trash, sent: list[SegmentRef]) -> None:
     """Raise `Fatal` when a prune has listed what this run needs, or may have deleted it already."""
     server = saver.result.server
     if trash.refresh(store):
-        for ref in refs:
-            if ref.digest not in saver.known:
-                names = (name for entry in catalog.read(ref) for name in names_of(server, entry))
-                listed = trash.listed_lately(itertools.chain([snapshot.segment_key(server, ref.digest)], names))
-                if listed:
-                    message = f"a prune has listed for deletion what this run needs ({listed})"
-                    raise Fatal(message, "run save again: what the prune has listed is sent once more")
+        for ref in sent:
+            names = (name for entry in catalog.read(ref) for name in names_of(server, entry))
+            listed = trash.listed_lately(itertools.chain([snapshot.segment_key(server, ref.name)], names))
+            if listed:
+                message = f"a prune has listed for deletion what this run needs ({listed})"
+                raise Fatal(message, "run save again: what the prune has listed is sent once more")
     if trash.was_missed(store):
         message = "a prune has listed and deleted blobs while this run was under way"
         raise Fatal(message, "run save again: it looks for all that it needs, and sends what is gone")

@@ -281,7 +281,7 @@ class _Rebuild:
 
         def send(ref: SegmentRef, stored: bytes) -> None:
             self._context.check_stop()
-            snapshot.put_segment(self._store, self._server, ref, stored, check=self._store.lists_md5)
+            snapshot.put_segment(self._store, self._server, ref.digest, stored, check=self._store.lists_md5)
             refs.append(ref)
 
         writer = SegmentWriter(send)

@@ -51,9 +51,9 @@ class SampledManifest(Manifest):
         self._whole = whole
         self._sample = sample
 
-    def stored(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.stored`: the whole segment's."""
-        return self._whole.stored(ref)
+    def lines(self, ref: SegmentRef) -> bytes:
+        """As `Manifest.lines`: the whole segment's."""
+        return self._whole.lines(ref)
 
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment that belong to the sample."""

@@ -40,10 +40,14 @@ class SaveResult:
     skipped: int = 0
     changed_while_read: list[str] = field(default_factory=list)
     failed: list[tuple[str, str]] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+    """Those that the snapshot was given."""
     journal: str = ""
     """Where it is written down what became of each item; "" where it is not."""
     segments_sent: int = 0
     """Parts of the manifest that the store did not have; 0 where nothing has changed."""
+    segment_bytes: int = 0
+    """How long these are, as they are stored."""
     workers: int = 0
     """Transfers at a time, as they were in the end."""
     requests: dict[str, int] = field(default_factory=dict)

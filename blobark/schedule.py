@@ -1,8 +1,8 @@
-"""`blobark schedule`: the two units with which systemd runs `blobark backup`, for this machine.
+"""`blobark schedule`: the units with which systemd runs `blobark backup`, `prune` and `verify`, for this machine.
 
-The service may read everything and write its own files alone. What would hide a part of the tree from it (PrivateTmp,
-PrivateDevices, ProtectHome=yes, ProtectKernelModules) is left out: a backup would silently lack it. The units in
-deploy/ are what this makes of the usual places.
+Each has a service and a timer. A service may read everything and write its own files alone. What would hide a part of
+the tree from it (PrivateTmp, PrivateDevices, ProtectHome=yes, ProtectKernelModules) is left out: a backup would
+silently lack it. The units in deploy/ are what this makes of the usual places.
 """
 
 from __future__ import annotations
@@ -11,30 +11,34 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing
 from blobark.model import display
+from blobark.output import Listing
 
-SERVICE, TIMER = "blobark.service", "blobark.timer"
+BACKUP, PRUNE, VERIFY = "blobark", "blobark-prune", "blobark-verify"
+NAMES = tuple(f"{job}.{kind}" for job in (BACKUP, PRUNE, VERIFY) for kind in ("service", "timer"))
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+LAST_DAY = 28
+"""Of a month, that every month has."""
 
 _SERVICE = """\
-# One backup. Made by `blobark schedule`; docs/operations.md says what it needs.
+# One run of `blobark {what}`. Made by `blobark schedule`; docs/operations.md says what it needs.
 [Unit]
-Description=Blobark backup
+Description=Blobark {what}
 Wants=network-online.target
-After=network-online.target
+After={after}
 
 [Service]
 Type=oneshot
 ExecStart={command}
 # Secrets of the store, a NAME=value a line, in a file that only root can read; without any it may be missing.
-EnvironmentFile=-{environment}
+{environment}
 Environment={temporary}
 # Only the run itself is asked to stop: it ends its hooks.
 KillMode=mixed
@@ -42,7 +46,7 @@ TimeoutStopSec=90
 Nice=10
 IOSchedulingClass=best-effort
 IOSchedulingPriority=7
-# It reads everything, and writes its own files alone.
+# It may read everything, and writes its own files alone.
 CapabilityBoundingSet=CAP_DAC_READ_SEARCH
 NoNewPrivileges=yes
 ProtectSystem=strict
@@ -63,9 +67,9 @@ SystemCallFilter=@system-service
 """
 
 _TIMER = """\
-# When blobark.service runs, in this machine's time. One that was missed is made up for.
+# When {job}.service runs, in this machine's time. One that was missed is made up for.
 [Unit]
-Description=Blobark backup, {often}
+Description=Blobark {what}, {often}
 
 [Timer]
 OnCalendar={calendar}
@@ -88,11 +92,22 @@ class UnitLine(msgspec.Struct, frozen=True):
         return self.text
 
 
-def list_units(context: Context, daily: str, weekly: str, unit: str) -> Listing:
-    """List the lines of both units, each after its name, or (with `unit`, its name) those of one alone.
+@dataclass(frozen=True, slots=True)
+class Times:
+    """When each runs, as the functions below have read it; "" for what does not."""
+
+    backup: str = ""
+    prune: str = ""
+    verify: str = ""
+    sample: str = ""
+    """Of the blobs, read with each verification: a percentage, "" for none."""
+
+
+def list_units(context: Context, times: Times, unit: str) -> Listing:
+    """List the lines of the units, each after its name, or (with `unit`, its name) those of one alone.
 
     Raises:
-        ConfigError: a path cannot stand in a unit.
+        ConfigError: a path cannot stand in a unit, or the unit is of nothing that has a time.
     """
     config = context.config
     for path in (missing for missing in config.own_folders() if not missing.is_dir()):
@@ -100,24 +115,50 @@ def list_units(context: Context, daily: str, weekly: str, unit: str) -> Listing:
             f"warning: make {display(os.fsencode(path))} before the first run: the unit makes no folder"
         )
     file = Path(os.path.abspath(config.file))
-    made = units(sys.executable, file, config.state_dir, config.own_folders(), daily=daily, weekly=weekly)
+    made = units(sys.executable, file, config.state_dir, config.own_folders(), times)
+    if unit and unit not in made:
+        raise ConfigError(f"--unit {unit}: there is no time for it", "see blobark schedule --help")
     return Listing("", iter(list(_lines(made, unit))))
 
 
-def units(
-    python: str, config: Path, state_dir: Path, writable: Iterable[Path], *, daily: str = "", weekly: str = ""
-) -> dict[str, str]:
-    """Return the text of each unit. The time is `daily` (02:30) or `weekly` (Sun 02:30). Raises `ConfigError`."""
-    command = [python, "-m", "blobark", "backup", "--wait", "--config", str(config)]
-    service = _SERVICE.format(
-        command=" ".join(_quoted(part).replace("$", "$$") for part in command),
-        environment=_unquoted(config.with_name("blobark.env")),
-        temporary=_quoted(f"TMPDIR={state_dir}"),
-        writable=" ".join(_quoted(str(path)) for path in writable),
+def units(python: str, config: Path, state_dir: Path, writable: Iterable[Path], times: Times) -> dict[str, str]:
+    """Return the text of each unit. Raises `ConfigError`."""
+    reading = ["--read", "--sample", times.sample] if times.sample else []
+    jobs = (
+        (BACKUP, times.backup, ["backup", "--wait"]),
+        (PRUNE, times.prune, ["prune", "--yes"]),
+        (VERIFY, times.verify, ["verify", *reading]),
     )
-    day, _, time = weekly.rpartition(" ")
-    calendar = f"{day} *-*-* {time}:00" if weekly else f"*-*-* {daily}:00"
-    return {SERVICE: service, TIMER: _TIMER.format(often="every week" if weekly else "every day", calendar=calendar)}
+    made = {}
+    for job, when, command in jobs:
+        if not when:
+            continue
+        # What runs beside a backup waits until that has finished. Its own file may overrule what is in the first.
+        others = () if job == BACKUP else (job,)
+        after = ["network-online.target", *(f"{BACKUP}.service" for _ in others)]
+        secrets = (_unquoted(config.with_name(f"{name}.env")) for name in (BACKUP, *others))
+        line = [python, "-m", "blobark", *command, "--config", str(config)]
+        made[f"{job}.service"] = _SERVICE.format(
+            what=command[0],
+            after=" ".join(after),
+            command=" ".join(_quoted(part).replace("$", "$$") for part in line),
+            environment="\n".join(f"EnvironmentFile=-{path}" for path in secrets),
+            temporary=_quoted(f"TMPDIR={state_dir}"),
+            writable=" ".join(_quoted(str(path)) for path in writable),
+        )
+        calendar, often = _calendar(when)
+        made[f"{job}.timer"] = _TIMER.format(job=job, what=command[0], often=often, calendar=calendar)
+    return made
+
+
+def _calendar(when: str) -> tuple[str, str]:
+    """Return a time as systemd has it, and how often that is."""
+    day, _, time = when.rpartition(" ")
+    if not day:
+        return f"*-*-* {time}:00", "every day"
+    if day.isdigit():
+        return f"*-*-{day:0>2} {time}:00", "every month"
+    return f"{day} *-*-* {time}:00", "every week"
 
 
 def daily_time(text: str) -> str:
@@ -135,14 +176,25 @@ def weekly_time(text: str) -> str:
     return f"{day.capitalize()} {daily_time(time)}"
 
 
+def any_time(text: str) -> str:
+    """Return a time of every day, week or month: `02:30`, `Sun 02:30` or `1 02:30`. Raises `ValueError`."""
+    day, _, time = text.rpartition(" ")
+    if not day:
+        return daily_time(time)
+    if day.isdecimal() and day.isascii():
+        if not 1 <= int(day) <= LAST_DAY:
+            raise ValueError(f"expected a day of the month from 1 to {LAST_DAY}")
+        return f"{int(day)} {daily_time(time)}"
+    return weekly_time(text)
+
+
 def _lines(made: dict[str, str], unit: str) -> Iterator[UnitLine]:
-    for name, text in made.items():
+    for number, (name, text) in enumerate(made.items()):
         if not unit:
+            yield from [UnitLine(name, "")] if number else []
             yield UnitLine(name, f"# /etc/systemd/system/{name}")
         if unit in ("", name):
             yield from (UnitLine(name, line) for line in text.splitlines())
-        if not unit and name == SERVICE:
-            yield UnitLine(name, "")
 
 
 def _unquoted(path: Path) -> str:

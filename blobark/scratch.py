@@ -276,3 +276,41 @@ class Listed:
         """Whether a key is on a list that was read in round `since` or later."""
         query = "SELECT 1 FROM listed WHERE key = ? AND round >= ?"
         return self._db.execute(query, (key, since)).fetchone() is not None
+
+
+class Differences:
+    """How two snapshots differ, in the order of the paths: lines with a mark, in which - is gone and + is new."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls) -> Iterator[Differences]:
+        """Open an empty one."""
+        with opened(
+            "CREATE TABLE difference(number INTEGER PRIMARY KEY, mark TEXT, guid TEXT, line BLOB);"
+            "CREATE TABLE renamed(gone INTEGER PRIMARY KEY, new INTEGER UNIQUE);"
+        ) as connection:
+            yield cls(connection)
+
+    def add(self, mark: str, guid: str, line: bytes) -> None:
+        """Add the next line, with the GUID of what is gone or new, "" for none."""
+        self._db.execute("INSERT INTO difference(mark, guid, line) VALUES (?, ?, ?)", (mark, guid, line))
+
+    def paired(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """Yield each line, and with a new one that which is gone and has its GUID; those do not come by themselves."""
+        ranked = (
+            "SELECT number, guid, row_number() OVER (PARTITION BY guid ORDER BY number) AS rank "
+            "FROM difference WHERE mark = '{}' AND guid != ''"
+        )
+        self._db.execute(
+            "INSERT INTO renamed SELECT gone.number, new.number "
+            f"FROM ({ranked.format('-')}) gone JOIN ({ranked.format('+')}) new USING (guid, rank)"
+        )
+        yield from self._db.execute(
+            "SELECT each.line, before.line FROM difference each "
+            "LEFT JOIN renamed ON renamed.new = each.number "
+            "LEFT JOIN difference before ON before.number = renamed.gone "
+            "WHERE each.number NOT IN (SELECT gone FROM renamed) ORDER BY each.number"
+        )

@@ -4,7 +4,7 @@ A manifest is the sorted stream of a tree's entries, one JSON object a line. It 
 has a CRC-32 with twelve low zero bits, so after 4,096 lines on average, after 32,768 lines or 16 MiB at the latest.
 Where the cuts fall depends on nothing but the entries near them, so a small change makes a few new segments and leaves
 the others as they are, byte for byte. A segment is named by the BLAKE3 digest
-of its plain lines and stored as one zstd frame.
+of its plain lines and stored as one zstd frame; or as a patch against another segment, then the name says so too.
 
 This module turns entries into segments and back; it does not know where segments are kept.
 """
@@ -151,8 +151,14 @@ def compress(plain: bytes) -> bytes:
     return encode(plain, ZSTD_LEVEL)
 
 
-def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
-    """Return the entries of a segment.
+def plain_of(name: str, stored: bytes, base: bytes = b"") -> bytes:
+    """Return the plain text of a segment, b"" where the bytes are not what is named; `base` is a patch's."""
+    plain = decode_all(stored, MAX_PLAIN_BYTES, base)
+    return plain if blake3(plain).hexdigest() == name.partition("-")[0] else b""
+
+
+def read_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entry]:
+    """Return the entries of a segment; of one that is stored as a patch with the plain text of its base.
 
     Raises:
         SnapshotError: the bytes are not what `ref` names: damaged, cut short, or another segment.
@@ -160,7 +166,7 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
     shown = display(ref.digest.encode())
     if not 0 <= ref.plain_bytes <= MAX_PLAIN_BYTES:
         raise SnapshotError(f"segment {shown} claims {ref.plain_bytes} bytes: its header is damaged")
-    plain = decode_all(stored, ref.plain_bytes)
+    plain = decode_all(stored, ref.plain_bytes, base)
     if len(plain) != ref.plain_bytes or blake3(plain).hexdigest() != ref.digest:
         raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
     if plain.count(b"\n") != ref.entries or ref.entries > MAX_ENTRIES:
@@ -172,6 +178,6 @@ def read_segment(ref: SegmentRef, stored: bytes) -> list[Entry]:
     counts = Counts()
     for entry in entries:
         counts.add(entry)
-    if counts.ref(ref.digest, ref.plain_bytes) != ref:
+    if counts.ref(ref.digest, ref.plain_bytes) != replace(ref, base=""):
         raise SnapshotError(f"segment {shown} holds other entries than its header says")
     return entries

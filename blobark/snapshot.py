@@ -2,7 +2,7 @@
 
     blobark/<server>/server.json            who owns the blobs `<server>_*`
     blobark/<server>/snapshots/<number>     a header; numbers (10 digits, from 1) are taken create-only
-    blobark/<server>/segments/<digest>      segments, shared between snapshots
+    blobark/<server>/segments/<name>        segments, shared between snapshots
 
 A snapshot is published by the one create-only write of its header, after everything that it names is in the store.
 Of two writers who publish at once one is refused, so a number is never taken twice.
@@ -22,7 +22,7 @@ from blobark.codec import decode_all
 from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, SnapshotNewer, StoreUnusable
 from blobark.headers import check_header
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
-from blobark.segments import MAX_PLAIN_BYTES, read_segment
+from blobark.segments import MAX_PLAIN_BYTES, plain_of, read_segment
 from blobark.stores.base import Store
 
 PREFIX = "blobark/"
@@ -33,6 +33,7 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 MENDINGS = 2
 """How often what arrived changed is written again."""
 _GO_ON = "`blobark repair --yes` may mend it; `blobark backup --skip-damaged` goes on without it"
+_EARLIER = "restore an earlier snapshot with --snapshot N"
 _NUMBER_DIGITS = 10
 _Document = TypeVar("_Document", Header, Server)
 
@@ -183,25 +184,30 @@ def publish(store: Store, header: Header, *, check: bool) -> None:
     store.sync()
 
 
-def put_segment(store: Store, server: str, ref: SegmentRef, stored: bytes, *, check: bool) -> bool:
+def put_segment(store: Store, server: str, name: str, stored: bytes, *, check: bool) -> bool:
     """Store a segment, unless it is there, and say whether it had to be; one that is there is checked, since snapshots
     will rest on it.
 
     `check` is to read back one that was not there, too.
     """
-    key = segment_key(server, ref.digest)
+    key = segment_key(server, name)
     try:
         store.put(key, stored, {}, create_only=True)
         if check:
             _mend(store, key, stored)
     except BlobExists:
-        try:
-            read_segment(ref, bytes(store.read(key)))
-        except SnapshotError:
-            _mend(store, key, stored)  # its name is its content's digest: nothing else can belong there
-            return True
-        return False
+        there = bytes(store.read(key))
+        if there == stored or _is_sound(store, server, name, there):
+            return False
+        _mend(store, key, stored)  # its name is its content's digest: nothing else can belong there
     return True
+
+
+def _is_sound(store: Store, server: str, name: str, stored: bytes) -> bool:
+    try:
+        return plain_of(name, stored, Manifest(store, server).base(name)) != b""
+    except SnapshotError:  # what it rests on cannot be read: whoever needs that mends it
+        return False
 
 
 def _mend(store: Store, key: str, data: bytes) -> None:
@@ -231,29 +237,47 @@ class Manifest:
         self._server = server
         self._cached = cached
 
-    def stored(self, ref: SegmentRef) -> bytes:
-        """Return a segment's stored bytes from the store. Raises `SnapshotError` when it is missing."""
+    def stored(self, name: str) -> bytes:
+        """Return what the store has under a segment's name. Raises `SnapshotError` when it is missing."""
         try:
-            return _read(self._store, segment_key(self._server, ref.digest), MAX_PLAIN_BYTES)
+            return _read(self._store, segment_key(self._server, name), MAX_PLAIN_BYTES)
         except BlobNotFound:
-            message = f"segment {ref.digest} is missing from the store"
-            raise SnapshotError(message, "restore an earlier snapshot with --snapshot N") from None
+            raise SnapshotError(f"segment {name} is missing from the store", _EARLIER) from None
+
+    def base(self, name: str) -> bytes:
+        """Return the plain text that a segment of this name is a patch against, b"" where it is none.
+
+        Raises:
+            SnapshotError: that is damaged or missing.
+        """
+        base = name.partition("-")[2]
+        if not base:
+            return b""
+        cached = self._cached(base) if self._cached else None
+        plain = plain_of(base, cached) if cached is not None else b""
+        plain = plain or plain_of(base, self.stored(base)) or plain_of(base, self.stored(base))
+        if not plain:
+            raise SnapshotError(f"segment {base}, on which others rest, is damaged", _EARLIER)
+        return plain
 
     def lines(self, ref: SegmentRef) -> bytes:
         """Return a segment's plain text, unverified: enough to see how long its lines are. b"" where it is damaged."""
         cached = self._cached(ref.digest) if self._cached else None
-        return decode_all(self.stored(ref) if cached is None else cached, MAX_PLAIN_BYTES)
+        if cached is not None:
+            return decode_all(cached, MAX_PLAIN_BYTES)
+        return decode_all(self.stored(ref.name), MAX_PLAIN_BYTES, self.base(ref.name))
 
     def read(self, ref: SegmentRef) -> list[Entry]:
-        """Return the entries of a segment."""
+        """Return the entries of a segment. Raises `SnapshotError`."""
         cached = self._cached(ref.digest) if self._cached else None
         if cached is not None:
             with contextlib.suppress(SnapshotError):  # a damaged cache costs a request
                 return read_segment(ref, cached)
+        base = self.base(ref.name)
         try:
-            return read_segment(ref, self.stored(ref))
+            return read_segment(ref, self.stored(ref.name), base)
         except SnapshotError:  # perhaps only on its way
-            return read_segment(ref, self.stored(ref))
+            return read_segment(ref, self.stored(ref.name), base)
 
 
 class Portion(NamedTuple):
@@ -279,9 +303,9 @@ def header_key(server: str, number: int) -> str:
     return f"{PREFIX}{server}/snapshots/{number:0{_NUMBER_DIGITS}d}"
 
 
-def segment_key(server: str, digest: str) -> str:
-    """Return the key of a segment."""
-    return f"{PREFIX}{server}/segments/{digest}"
+def segment_key(server: str, name: str) -> str:
+    """Return the key of a segment; `name` is its digest or, of a patch, `<digest>-<digest of the base>`."""
+    return f"{PREFIX}{server}/segments/{name}"
 
 
 def encode(value: Header | Server) -> bytes:

@@ -98,18 +98,18 @@ class Stock:
         for number, header in self.headers.items():
             who = number if number in going else KEPT
             for ref in header.segments:
-                before = owners.get(ref.digest, who)
-                owners[ref.digest] = who if before == who else KEPT if KEPT in (before, who) else SEVERAL
-                refs[ref.digest] = ref
-        self._read |= {digest for digest, who in owners.items() if who == KEPT}
+                before = owners.get(ref.name, who)
+                owners[ref.name] = who if before == who else KEPT if KEPT in (before, who) else SEVERAL
+                refs[ref.name] = ref
+        self._read |= {name for name, who in owners.items() if who == KEPT}
         self._name(holdings, refs.values(), owners)
 
     def look_again(self, holdings: Holdings) -> None:
         """Note what snapshots name that have come since."""
         new = [number for number in self._numbers() if number not in self.numbers]
         self._load(new)
-        refs = {ref.digest: ref for number in new for ref in self.headers[number].segments}
-        refs = {digest: ref for digest, ref in refs.items() if digest not in self._read}
+        refs = {ref.name: ref for number in new for ref in self.headers[number].segments}
+        refs = {name: ref for name, ref in refs.items() if name not in self._read}
         self._read |= refs.keys()
         self._name(holdings, refs.values(), dict.fromkeys(refs, KEPT))
 
@@ -155,18 +155,18 @@ class Stock:
         manifest = snapshot.Manifest(self._store, self.server)
         self._context.reporter.begin("read the snapshots", sum(ref.entries for ref in refs), 0)
 
-        newest = {ref.digest for ref in self.headers[max(self.headers)].segments}
+        newest = {ref.name for ref in self.headers[max(self.headers)].segments}
 
         def read(batch: list[SegmentRef]) -> list[list[Entry]]:
-            return [self._entries(manifest, ref, owners[ref.digest]) for ref in batch]
+            return [self._entries(manifest, ref, owners[ref.name]) for ref in batch]
 
         for ref, entries in self._context.engine.run(iter(refs), read, cost=_cost):
-            who = owners[ref.digest]
-            holdings.add_names([(snapshot.segment_key(self.server, ref.digest), who)])
+            who = owners[ref.name]
+            holdings.add_names((snapshot.segment_key(self.server, name), who) for name in ref.objects)
             holdings.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
             if who == KEPT:
                 holdings.add_cited(
-                    (part.blob, part.stored_offset, part.stored_length, _room(part), ref.digest in newest)
+                    (part.blob, part.stored_offset, part.stored_length, _room(part), ref.name in newest)
                     for entry in entries
                     for part in entry.extents or ()
                 )

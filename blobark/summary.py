@@ -4,52 +4,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blobark import summary_checking, summary_pruning
-from blobark.backup import BackupResult
-from blobark.builder import IndexResult
 from blobark.config import Config
-from blobark.doctor import DoctorResult
-from blobark.listings import MapResult
 from blobark.model import printable
-from blobark.rebuild import RebuildResult
-from blobark.restore import RestoreResult
-from blobark.saved import SaveResult
-from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
-from blobark.wording import counted
+from blobark.wording import counted, duration, size, times
+
+if TYPE_CHECKING:  # of what the other commands are made no run has to load
+    from blobark.backup import BackupResult
+    from blobark.changes import DiffResult
+    from blobark.doctor import DoctorResult
+    from blobark.indexed import IndexResult
+    from blobark.listings import MapResult
+    from blobark.rebuild import RebuildResult
+    from blobark.restore import RestoreResult
+    from blobark.saved import SaveResult
 
 Rows = list[tuple[str, str]]
 MINUTES_FROM_S = 60.0
 FORECAST_FROM_S = 5.0
 """Of a shorter restore nobody asks how well it had been forecast."""
+CHANGES = {
+    "new": "new",
+    "gone": "gone",
+    "renamed": "renamed",
+    "content": "with other content",
+    "kind": "of another kind",
+    "metadata": "with other metadata",
+}
+"""The counts of a diff, in words."""
 
 
 def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
     """Print the summary of a run's result."""
-    if isinstance(result, IndexResult):
-        rows = _index(result, config, dry_run=dry_run)
-    elif isinstance(result, SaveResult):
-        rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
-    elif isinstance(result, BackupResult):
-        saved = _save_plan(result.save, config) if dry_run else _save(result.save, config, seconds)
-        rows = [
-            row
-            for row in (*_index(result.index, config, dry_run=dry_run), *saved)
-            if row[0] not in ("failed", "journal")
-        ]
-        rows += _failures(result.failed, result.save.journal)
-    elif isinstance(result, DoctorResult):
-        rows = _doctor(result)
-    elif isinstance(result, RebuildResult):
-        rows = _rebuild(result)
-    elif (told := _told_elsewhere(result)) is not None:
-        rows = told
-    elif isinstance(result, MapResult):
-        rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
-        rows.append(("file", result.file))
-    else:
-        rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
+    rows = _rows(command, result, config, seconds, dry_run=dry_run)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {duration(seconds)}"
     if sys.stdout.isatty():
         _table(title, rows)
@@ -60,13 +48,38 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
             print(f"  {name:<{width}}{printable(value)}")
 
 
-def _told_elsewhere(result: Any) -> Rows | None:
-    """Return what another module says of a result, None where none does."""
-    if isinstance(result, MEASURING):
-        return rows_of(result)
-    if isinstance(result, summary_checking.CHECKING):
+def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    match command:
+        case "index":
+            return _index(result, config, dry_run=dry_run)
+        case "save":
+            return _saving(result, config, seconds, dry_run=dry_run)
+        case "backup":
+            return _backup(result, config, seconds, dry_run=dry_run)
+        case "restore":
+            return _restore_plan(result) if dry_run else _restore(result, config, seconds)
+        case "doctor":
+            return _doctor(result)
+        case "rebuild":
+            return _rebuild(result)
+        case _:
+            return _told_elsewhere(command, result)
+
+
+def _told_elsewhere(command: str, result: Any) -> Rows:
+    if command in ("map", "diff"):
+        return _map(result) if command == "map" else _diff(result)
+    if command in ("verify", "repair"):
+        from blobark import summary_checking
+
         return summary_checking.rows_of(result)
-    return summary_pruning.rows_of(result) if isinstance(result, summary_pruning.PRUNING) else None
+    if command in ("tag", "forget", "prune"):
+        from blobark import summary_pruning
+
+        return summary_pruning.rows_of(result)
+    from blobark import summary_measuring
+
+    return summary_measuring.rows_of(result)
 
 
 def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -101,11 +114,32 @@ def _index(result: IndexResult, config: Config, *, dry_run: bool) -> Rows:
     return rows + _failures(result.errors, result.journal)
 
 
+def _backup(result: BackupResult, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    rows = _index(result.index, config, dry_run=dry_run) + _saving(result.save, config, seconds, dry_run=dry_run)
+    rows = [row for row in rows if row[0] not in ("failed", "journal")]
+    return rows + _failures(result.failed, result.save.journal)
+
+
+def _map(result: MapResult) -> Rows:
+    return [
+        ("map", f"of snapshot {result.snapshot} of {result.server}"),
+        ("lines", f"{result.mapped:,}"),
+        ("file", result.file),
+    ]
+
+
+def _saving(result: SaveResult, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    return _save_plan(result, config) if dry_run else _save(result, config, seconds)
+
+
 def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if not result.snapshot:
         return [("snapshot", "none was made, there is nothing to retry")]
     rows = [
-        ("snapshot", f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)")),
+        (
+            "snapshot",
+            f"{result.snapshot} of {result.server}" + ("" if result.complete else " (incomplete)") + _tags(result),
+        ),
         ("holds", f"{counted(result.files, 'file')} ({size(result.file_bytes)}), {counted(result.entries, 'entry')}"),
         ("sent", f"{counted(result.sent, 'file')} ({size(result.sent_bytes)}) in {counted(result.blobs, 'blob')}"),
         ("there already", f"{result.kept:,}"),
@@ -131,6 +165,10 @@ def _save(result: SaveResult, config: Config, seconds: float) -> Rows:
     if result.changed_while_read:
         rows.append(("changed while read", f"{len(result.changed_while_read):,}"))
     return rows + _failures(result.failed, result.journal)
+
+
+def _tags(result: SaveResult) -> str:
+    return f", tagged {', '.join(result.tags)}" if result.tags else ""
 
 
 def _packed(result: SaveResult) -> Rows:
@@ -196,6 +234,12 @@ def _restore_plan(result: RestoreResult) -> Rows:
     if result.archived:
         rows.append(("archived, needs --rehydrate", _archived(result)))
     return rows + _requests(result.requests) + _failures(result.failed)
+
+
+def _diff(result: DiffResult) -> Rows:
+    said = [f"{count:,} {words}" for name, words in CHANGES.items() if (count := getattr(result, name))]
+    snapshots = f"{result.before} and {result.after} of {result.server}"
+    return [("snapshots", snapshots), ("changes", ", ".join(said) or "none")]
 
 
 def _doctor(result: DoctorResult) -> Rows:

@@ -44,7 +44,7 @@ MARKS_LAST_NS = 100 * 86_400 * 10**9
 MOST_PLAIN_BYTES = 64 * 1024 * 1024
 """More than a list of the most keys has."""
 
-_SHARED = re.compile(r"(segments|blocks)/[0-9a-f]{64}")
+_SHARED = re.compile(r"blocks/[0-9a-f]{64}|segments/[0-9a-f]{64}(-[0-9a-f]{64})?")
 _DAMAGED = "look at it; when it is beyond repair delete it yourself: what it lists is listed again"
 
 
@@ -186,9 +186,9 @@ class Trash:
         seen = {_marks(self._server) + key.removeprefix(_prefix(self._server)) for key in self._read}
         return any(info.key not in self._marks | seen for info in store.list(_marks(self._server)))
 
-    def has_segment(self, digest: str) -> bool:
+    def has_segment(self, name: str) -> bool:
         """Whether a segment is on a list."""
-        return self._listed.has(f"{PREFIX}{self._server}/segments/{digest}", 0)
+        return self._listed.has(f"{PREFIX}{self._server}/segments/{name}", 0)
 
     def has_content(self, entry: Entry, theirs: Entry | None) -> bool:
         """Whether content that an entry needs, and the newest snapshot's entry does not, is on a list."""

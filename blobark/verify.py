@@ -1,7 +1,8 @@
 """Verification: is all that the snapshots name in the store, and is it what was saved?
 
     headers    each is read; its segments are noted, each once however many snapshots have it
-    segments   each is read and compared with its digest; what its entries name is noted: blobs and their lengths
+    segments   each is read and compared with its digest, those first that others are patches against; what the
+               entries name is noted: blobs and their lengths
     lists      likewise, the objects with long lists of blocks
     listing    two sorted streams, what is named and what the store lists, are merged: what is missing or too short
     reading    (`read`) every stored byte that has a digest, once: small files, neighbours in packs together, blocks
@@ -15,25 +16,23 @@ nothing about the data. Nothing is written to the store. Memory does not grow: t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
-from blobark import blocklist, snapshot, source
+from blobark import blocklist, snapshot
 from blobark.compare_stored import Comparer, cost_of, neighbourhoods
 from blobark.context import Context, full_path
 from blobark.errors import BlobNotFound, ContentError, SnapshotError, SnapshotNewer
-from blobark.extents import blobs_of, ends, of_entry, sources
-from blobark.guids import blob_name
-from blobark.inventory import SOUND, TO_THE_END, Damage, Inventory, Named, Part, Piece
+from blobark.extents import blobs_of, of_entry
+from blobark.inventory import SOUND, TO_THE_END, Damage, Inventory, Named, Part
 from blobark.manifest import fault_of
 from blobark.model import Block, Entry, SegmentRef, display
+from blobark.named import Chosen, Found
+from blobark.segments import MAX_PLAIN_BYTES, plain_of
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 
 PROGRESS_EVERY = 1000
 _WRONG = "holds other content than was saved"
-Chosen = Callable[[str], bool]
-"""Whether a blob, by its key, is to be read."""
 
 
 @dataclass(slots=True)
@@ -59,16 +58,6 @@ class VerifyResult:
     """What could not be checked, and why."""
 
 
-class _Found(NamedTuple):
-    """What the entries of a segment name."""
-
-    blobs: list[Named]
-    pieces: list[Piece]
-    wholes: list[Entry]
-    lists: dict[str, Entry]
-    faults: list[tuple[Entry, str]]
-
-
 class Verification:
     """One verification of one server, step by step."""
 
@@ -79,6 +68,8 @@ class Verification:
         self._inventory = inventory
         self._chosen = chosen
         self._numbers: list[int] = []
+        self._broken: set[str] = set()
+        """The segments that are damaged, and that others rest on."""
         self._groups: dict[tuple[int, int, bytes, int, int], list[str]] = {}
         """The blobs that hurt the first file of a hard-link group, by its roots, root, path, inode and mtime."""
         self.roots: list[tuple[bytes, ...]] = []
@@ -103,6 +94,7 @@ class Verification:
             self._context.check_stop()
             self._note_snapshot(each)
             self._context.reporter.advance(1, 0)
+        self._read_bases()
         self._read_segments()
         self._read_lists()
         self.result.blobs, self.result.blob_bytes = self._inventory.named_bytes()
@@ -139,22 +131,34 @@ class Verification:
         self._inventory.add_snapshot(number, self.roots.index(names), header.segments)
         self.result.snapshots += 1
 
+    def _read_bases(self) -> None:
+        manifest = snapshot.Manifest(self._store, self._server)
+
+        def read(batch: list[str]) -> list[str]:
+            return [_fault_of_base(manifest, name) for name in batch]
+
+        for name, fault in self._context.engine.run(
+            iter(self._inventory.bases()), read, cost=lambda _: MAX_PLAIN_BYTES
+        ):
+            if fault:
+                self._broken.add(name)
+                self._segment_damaged(name, f"{fault}; what rests on it was not checked")
+
     def _read_segments(self) -> None:
         self._context.reporter.begin("verify: segments", self._inventory.part_counts()[0], 0)
         manifest = snapshot.Manifest(self._store, self._server)
 
-        def read(batch: list[Part]) -> list[_Found | str]:
+        def read(batch: list[Part]) -> list[Found | str]:
             return [self._found_in(manifest, part) for part in batch]
 
-        for part, found in self._context.engine.run(self._inventory.segments(), read, cost=_segment_cost):
+        sound = (part for part in self._inventory.segments() if part.ref.base not in self._broken)
+        for part, found in self._context.engine.run(sound, read, cost=_segment_cost):
             self._context.reporter.advance(1, 0)
             self.result.segments += 1
-            key = snapshot.segment_key(self._server, part.ref.digest)
+            key = snapshot.segment_key(self._server, part.ref.name)
             if isinstance(found, str):
-                what = f"{found}; what it names was not checked"
-                self._inventory.add_damage(Damage(key, 0, TO_THE_END, what, ""))
-                for hurt in self._inventory.parts_of(part.ref.digest):
-                    self._inventory.add_hurt(key, b"", hurt.id, None)
+                if part.ref.name not in self._broken:
+                    self._segment_damaged(part.ref.name, f"{found}; what it names was not checked")
                 continue
             self._inventory.name_blobs(found.blobs)
             self._inventory.add_pieces(found.pieces)
@@ -166,9 +170,9 @@ class Verification:
                 self._inventory.add_damage(Damage(key, 0, TO_THE_END, f"has an entry that cannot be: {fault}", ""))
                 self._inventory.add_hurt(key, self._path_of(part.roots, entry), part.id, None)
 
-    def _found_in(self, manifest: snapshot.Manifest, part: Part) -> _Found | str:
+    def _found_in(self, manifest: snapshot.Manifest, part: Part) -> Found | str:
         """Return what a segment's entries name, or why it cannot be read."""
-        found = _Found([], [], [], {}, [])
+        found = Found(self._server, self._chosen)
         try:
             entries = manifest.read(part.ref)
         except SnapshotError as error:
@@ -177,7 +181,7 @@ class Verification:
             if fault := self._fault_of(part, entry):
                 found.faults.append((entry, fault))
             elif _names_content(entry):
-                self._note_content(found, entry)
+                found.add(entry)
         return found
 
     def _fault_of(self, part: Part, entry: Entry) -> str:
@@ -186,30 +190,6 @@ class Verification:
         except ValueError:
             return "its path is no base64"
 
-    def _note_content(self, found: _Found, entry: Entry) -> None:
-        own = blob_name(self._server, entry.guid)
-        lengths = ends(of_entry(self._server, entry))
-        found.blobs.extend(Named(key, length, key == own) for key, length in lengths.items())
-        if entry.blocks_at:
-            found.lists[entry.blocks_at] = entry
-        elif entry.kind == "file" and entry.content_size:
-            self._note_pieces(found, entry, blocklist.usable(self._server, entry, entry.blocks or ()))
-
-    def _note_pieces(self, found: _Found, entry: Entry, blocks: tuple[Block, ...]) -> None:
-        """Note what is to be read of a content: its blocks, or all of it where it lies in one piece, or as one."""
-        extents = of_entry(self._server, entry)
-        if not any(self._chosen(extent.blob) for extent in extents):
-            return
-        places = sources(self._server, entry, blocks)
-        if places and all(block.digest in places for block in blocks):
-            pieces = [Piece(extent, digest) for digest, extent in places.items()]
-        elif len(extents) == 1:
-            pieces = [Piece(extents[0], entry.digest, source.range_list(entry) if entry.ranges is not None else b"")]
-        else:
-            found.wholes.extend([entry] if self._chosen(extents[0].blob) else [])
-            return
-        found.pieces.extend(piece for piece in pieces if self._chosen(piece.extent.blob))
-
     def _read_lists(self) -> None:
         def read(batch: list[tuple[str, Entry]]) -> list[tuple[Block, ...] | str]:
             return [self._list(digest) for digest, _ in batch]
@@ -217,12 +197,12 @@ class Verification:
         for (digest, entry), blocks in self._context.engine.run(
             self._inventory.lists(), read, cost=lambda _: blocklist.MOST_PLAIN_BYTES
         ):
-            found = _Found([], [], [], {}, [])
+            found = Found(self._server, self._chosen)
             if isinstance(blocks, str):
                 what = f"{blocks}; the files that it helps to compare are whole without it"
                 self._inventory.add_damage(Damage(blocklist.key_of(self._server, digest), 0, TO_THE_END, what, ""))
                 blocks = ()
-            self._note_pieces(found, entry, blocklist.usable(self._server, entry, blocks))
+            found.add_pieces(entry, blocks)
             self._inventory.add_pieces(found.pieces)
             for whole in found.wholes:
                 self._inventory.add_whole(blobs_of(self._server, whole)[0], whole)
@@ -361,6 +341,12 @@ class Verification:
         self._inventory.add_damage(Damage(key, 0, TO_THE_END, what, ""))
         self._inventory.add_hurt(key, b"", self._inventory.add_object(key, numbers), None)
 
+    def _segment_damaged(self, name: str, what: str) -> None:
+        key = snapshot.segment_key(self._server, name)
+        self._inventory.add_damage(Damage(key, 0, TO_THE_END, what, ""))
+        for part in self._inventory.parts_of(name):
+            self._inventory.add_hurt(key, b"", part.id, None)
+
     def _fail(self, item: str, reason: str) -> None:
         self.result.failed.append((item, reason))
         self._context.reporter.warn(f"failed: {item}: {reason}")
@@ -378,6 +364,14 @@ def _fault_of_length(named: Named, size_bytes: int) -> str:
     if named.exact and size_bytes > named.length:
         return f"is not what was saved: it has {size_bytes:,} bytes in place of {named.length:,}"
     return ""
+
+
+def _fault_of_base(manifest: snapshot.Manifest, name: str) -> str:
+    """Return what is wrong with a segment that others are patches against, "" for nothing."""
+    try:
+        return "" if plain_of(name, manifest.stored(name)) else f"segment {name} is damaged"
+    except SnapshotError as error:
+        return error.message
 
 
 def _segment_cost(part: Part) -> int:

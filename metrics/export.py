@@ -22,9 +22,9 @@ FAMILIES: Final = {
     "blobark_last_success_timestamp_seconds": "When a run ended last with exit code 0, in seconds since 1970.",
     "blobark_last_run_timestamp_seconds": "When a run ended last.",
     "blobark_last_run_duration_seconds": "How long it took.",
-    "blobark_last_run_bytes": "Bytes that it indexed, sent or wrote.",
-    "blobark_last_run_files": "Files that it indexed, sent or wrote.",
-    "blobark_last_run_failures": "Items that failed.",
+    "blobark_last_run_bytes": "Bytes that it indexed, sent, wrote, checked, mended or deleted.",
+    "blobark_last_run_files": "Files that it indexed, sent or wrote; blobs that it checked, mended or deleted.",
+    "blobark_last_run_failures": "Items that failed, or are damaged.",
     "blobark_last_run_exit_code": "Its exit code.",
 }
 _LINE: Final = re.compile(r"([a-z_]+)(\{[^\n]*\}) (\S+)")

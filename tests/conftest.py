@@ -17,6 +17,7 @@ from tests.azure_calls import open_through
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.forked import Forking
+from tests.runs import Workspace
 from tests.scene import Scene
 
 # A busy machine is no fault of the code; the time limit of a whole test is pytest-timeout's.
@@ -56,17 +57,32 @@ def proxy(azurite: AzuriteServer) -> Iterator[FaultProxy]:
         yield proxy
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session", autouse=True)
 def forking() -> Iterator[Forking]:
-    """One process that forks for each command line of a test file."""
-    with Forking() as made:
-        yield made
+    """One process that forks for the command lines of all tests of a process."""
+    with Forking() as Workspace.forking:
+        yield Workspace.forking
 
 
 @pytest.fixture
 def scene(tmp_path: Path, forking: Forking) -> Scene:
     """A restore of a forged snapshot, with a folder outside that must stay as it is."""
     return Scene(tmp_path, forking)
+
+
+@pytest.fixture(params=["folder", "azure"])
+def where(request: pytest.FixtureRequest) -> str:
+    """Where the store of a test is that runs once with each."""
+    return str(request.param)
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of the test's own, which is the current one."""
+    folder = tmp_path.resolve() / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder
 
 
 @pytest.fixture

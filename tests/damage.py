@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import functools
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -10,20 +10,17 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
-from tests.forked import Forking
 from tests.runs import Run, Workspace
+from tests.trees import write
 
+MIB = 1024 * 1024
 HUGE_MIB = 350
 
 
 class Machine(Workspace):
-    """A workspace whose runs are forks, and the blobs of its store: files of a folder, or in a container."""
+    """A workspace, and the blobs of its store: files of a folder, or in a container."""
 
-    forking: Forking
     container: ContainerClient | None = None
-
-    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
 
     def _file(self, key: str) -> Path:
         return self.store / (f"{key}.blob" if "/" in key else f"{key[-2:]}/{key}")
@@ -66,6 +63,28 @@ def write_huge(file: Path) -> int:
     with open(file, "wb") as out:
         out.writelines(Random(number).randbytes(1024 * 1024) for number in range(HUGE_MIB))
     return file.stat().st_size
+
+
+@functools.cache
+def _text() -> bytes:
+    return b"".join(b"line %d\n" % number for number in range(800_000))
+
+
+def mixed_tree(top: Path) -> Path:
+    """Make small files, one of two blocks, one that gets much smaller, a sparse and an empty one, a skipped folder."""
+    dice = Random(8)
+    for number in range(12):
+        write(top / "some" / f"{number:02}", dice.randbytes(3000) + b"text " * 500)
+    write(top / "large", dice.randbytes(12 * MIB))
+    write(top / "text", _text())
+    write(top / "empty", b"")
+    with open(top / "sparse", "wb") as file:
+        file.write(b"start")
+        file.seek(20 * MIB)
+        file.write(b"middle" * 1000)
+        file.truncate(40 * MIB)
+    write(top / "skipped" / "inside", b"not saved")
+    return top
 
 
 def flipped(data: bytes, place: int = 0) -> bytes:

@@ -33,9 +33,7 @@ def read_manifest(store: Path, number: int | None = None) -> dict[tuple[int, byt
     entries: dict[tuple[int, bytes], Item] = {}
     last = (-1, b"")
     for segment in header["segments"]:
-        (file,) = store.glob(f"blobark/{header['server']}/segments/{segment['digest']}*")
-        plain = zstd.decompress(file.read_bytes())
-        assert blake3(plain).hexdigest() == segment["digest"]
+        plain = _segment(store / "blobark" / header["server"] / "segments", segment["digest"], segment.get("base", ""))
         lines = plain.splitlines()
         assert (len(lines), len(plain)) == (segment["entries"], segment["plain_bytes"])
         for line in lines:
@@ -49,6 +47,14 @@ def read_manifest(store: Path, number: int | None = None) -> dict[tuple[int, byt
             entries[key] = entry
     assert len(entries) == header["totals"]["entries"]
     return entries
+
+
+def _segment(folder: Path, digest: str, base: str) -> bytes:
+    stored = (folder / f"{digest}-{base}.blob" if base else folder / f"{digest}.blob").read_bytes()
+    prefix = zstd.ZstdDict(_segment(folder, base, ""), is_raw=True).as_prefix if base else None
+    plain = zstd.decompress(stored, prefix)
+    assert blake3(plain).hexdigest() == digest
+    return plain
 
 
 def items(store: Path, number: int | None = None) -> dict[str, Item]:

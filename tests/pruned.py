@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from tests.forked import Forking
 from tests.manifests import content_keys, read_header, read_manifest
 from tests.runs import Workspace
 from tools.compare import Facts, facts_of
@@ -23,15 +21,10 @@ REQUESTS = frozenset({"stat", "list", "archived", "read", "put", "begin", "delet
 
 
 class Machine(Workspace):
-    """A workspace whose runs are forks, and do all their work in one process."""
-
-    forking: Forking
+    """A workspace whose runs do all their work in one process."""
 
     def __init__(self, folder: Path, source: Path, **settings: Any) -> None:
         super().__init__(folder, source, **{"server": "web1", "max_memory": "16MiB", **settings})
-
-    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
 
     def copied(self, folder: Path) -> Machine:
         """Return a copy of this machine and its store, over the same source."""
@@ -81,7 +74,10 @@ def named(store: Path, number: int) -> dict[str, int]:
         if "blocks_at" in entry:
             found[f"blobark/web1/blocks/{entry['blocks_at']}"] = 1
     for segment in read_header(store, number)["segments"]:
-        found[f"blobark/web1/segments/{segment['digest']}"] = 1
+        digest, base = segment["digest"], segment.get("base", "")
+        found[f"blobark/web1/segments/{digest}-{base}" if base else f"blobark/web1/segments/{digest}"] = 1
+        if base:
+            found[f"blobark/web1/segments/{base}"] = 1
     return found
 
 

@@ -1,4 +1,7 @@
-"""Runs of the real scripts, as a person would start them: one workspace is one machine with one configuration."""
+"""Runs of commands: one workspace is one machine with one configuration.
+
+What runs to its end is a fork (forked.py); what is watched, told to stop or killed is started as a person would.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml
+
+from tests.forked import Forking
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPTS = {"index": "build_index.py", "save": "save_blob.py", "restore": "restore_blob.py"}
@@ -42,6 +47,9 @@ class Run:
 
 class Workspace:
     """A configuration and the places it names, below one folder."""
+
+    forking: ClassVar[Forking]
+    """Set once for all tests."""
 
     def __init__(self, folder: Path, source: Path, **settings: Any) -> None:
         self.folder = folder
@@ -84,14 +92,8 @@ class Workspace:
         return [sys.executable, *program, "--config", str(self.config), *options]
 
     def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-        """Run a script, and only return how that ended."""
-        return subprocess.run(
-            self.command(name, *options),
-            capture_output=True,
-            env={**os.environ, **self.environment},
-            timeout=110,
-            check=False,
-        )
+        """Run a command in a fork, and only return how that ended."""
+        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
 
     def run(self, name: str, *options: str, expect: int | None = 0) -> Run:
         """Run a script with --json; fails unless it ends with the expected code, or says what a person can't use."""
@@ -133,6 +135,20 @@ class Workspace:
         headers = sorted(self.store.glob("blobark/*/snapshots/*"))
         chosen = headers[-1] if number is None else headers[number - 1]
         return dict(json.loads(chosen.read_bytes()))
+
+
+class Started(Workspace):
+    """A workspace whose runs are all started as a person would start them."""
+
+    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
+        """Run a script, and only return how that ended."""
+        return subprocess.run(
+            self.command(name, *options),
+            capture_output=True,
+            env={**os.environ, **self.environment},
+            timeout=110,
+            check=False,
+        )
 
 
 def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:

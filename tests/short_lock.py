@@ -5,10 +5,10 @@ from __future__ import annotations
 import runpy
 import sys
 
-from tests.runs import Workspace
+from tests.runs import Started
 
 
-class ShortLock(Workspace):
+class ShortLock(Started):
     """A workspace whose runs lose the store's lock soon: after 15 s on Azure, which is the least, or 2 s."""
 
     @property

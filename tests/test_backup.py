@@ -54,6 +54,26 @@ def test_it_indexes_and_saves(workspace: Workspace, source: Path) -> None:
     assert differences(str(source), str(workspace.restored)) == []
 
 
+def test_the_snapshot_is_tagged_once_it_is_there(workspace: Workspace) -> None:
+    workspace.run("backup", "--tag", "one", "--tag", "one", "--tag", "before-upgrade")
+    workspace.run("index")
+    assert "2 of " in workspace.execute("save", "--tag", "two").stdout.decode()
+    found = workspace.run("snapshots").result["items"]
+    assert [item["tags"] for item in found] == [["before-upgrade", "one"], ["two"]]
+    assert ", tagged three" in workspace.execute("backup", "--tag", "three").stdout.decode()
+    assert "cannot be a tag" in workspace.run("backup", "--tag", "Not so", expect=2).stderr
+    workspace.run("backup", "--tag", "four", "--dry-run")
+    assert len(workspace.run("snapshots").result["items"]) == 3
+
+
+def test_a_snapshot_that_cannot_be_tagged_is_there_all_the_same(remote: Workspace, proxy: FaultProxy) -> None:
+    proxy.add(faults.answer(403, method="PUT", where="/tags/"))
+    run = remote.run("backup", "--tag", "one", expect=4)
+    assert "snapshot 1 is published, but could not be given its tags" in run.stderr
+    assert "blobark tag 1 one" in run.stderr
+    assert [item["tags"] for item in remote.run("snapshots").result["items"]] == [[]]
+
+
 def test_it_counts_the_map_that_it_leaves(workspace: Workspace, source: Path) -> None:
     workspace.configure(pack_below="64KiB")
     (source / "linked").hardlink_to(source / "b")

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from blobark import arguments, errors
+from tests.command_lines import BLOBARK, only_json, run
 from tests.forked import Forking
 from tests.runs import REPOSITORY, SCRIPTS, Workspace
-from tests.test_cli import BLOBARK, only_json, run
 from tests.trees import small_tree, write
 
 COMMANDS = arguments.COMMANDS

@@ -11,19 +11,13 @@ from typing import Any
 
 import pytest
 
-from tests.damage import Machine, flipped, machine_at
-from tests.forked import Forking
+from tests.damage import Machine, machine_at
 from tests.manifests import missing_content
 from tests.powerless import Powerless
 from tests.trees import contents_of, write
 
 HEADERS = "blobark/web1/snapshots/"
 SEGMENTS = "blobark/web1/segments/"
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 @pytest.fixture
@@ -78,17 +72,6 @@ def test_a_segment_that_the_next_snapshot_shares_is_mended(
     web.run("restore")
     assert contents_of(web.restored)["sub/c"] == b"content of sub/c"
     assert "mended" not in web.run("backup").stderr
-
-
-def test_damage_that_the_run_notices_is_mended_whatever_its_length(two: Machine) -> None:
-    """The index has the skipped file too, so the snapshot's own segment is read from the store."""
-    for ref in (two.header(1)["segments"][-1], two.header(2)["segments"][-1]):
-        two.damage(SEGMENTS + ref["digest"], flipped(two.blob(SEGMENTS + ref["digest"]), -9))
-    run = two.run("backup")
-    assert any("is damaged" in text for text in run.result["warnings"])
-    assert any("were mended: 1" in text for text in run.result["warnings"])
-    assert two.run("verify", "--snapshot", "3").result["damaged"] == 0
-    assert two.run("verify", expect=7).result["damaged"] == 1  # what only the first snapshot has
 
 
 def test_what_cannot_be_mended_is_not_published(tmp_path: Path, source: Path) -> None:

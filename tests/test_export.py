@@ -7,6 +7,7 @@ import os
 import re
 import socket
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from metrics.export import FAMILIES, ping, write_textfile
+from tests.pruned import age
 from tests.runs import Workspace
 
 SECRET = "/0f1e-a-secret"
@@ -93,11 +95,110 @@ def test_a_backup_is_one_run(workspace: Workspace, checks: Checks) -> None:
     workspace.run("backup")
     assert checks.taken() == ["/start", ""]
     values = parsed(file.read_text())
-    assert {command for _, command in values} == {"backup"}
-    assert values["blobark_last_run_bytes", "backup"] == 1500
+    assert {command for _, command in values} == {"backup", "index", "save"}
+    for command in ("backup", "index", "save"):
+        assert values["blobark_last_run_files", command] == 2
+        assert values["blobark_last_run_bytes", command] == 1500
+        assert values["blobark_last_success_timestamp_seconds", command] > 0
+    whole = values["blobark_last_run_duration_seconds", "backup"]
+    assert 0 < values["blobark_last_run_duration_seconds", "index"] < whole
+    assert 0 < values["blobark_last_run_duration_seconds", "save"] < whole
     workspace.configure(hook_before="false")
     workspace.run("backup", expect=4)
     assert checks.taken() == ["/start", "/fail"]
+    after = parsed(file.read_text())
+    assert after["blobark_last_run_exit_code", "backup"] == 4
+    assert {key: value for key, value in after.items() if key[1] != "backup"} == {
+        key: value for key, value in values.items() if key[1] != "backup"
+    }
+
+
+def test_the_half_of_a_backup_that_failed_is_told(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    workspace.run("backup")
+    before = parsed(file.read_text())
+    workspace.source.rename(workspace.folder / "elsewhere")
+    workspace.run("backup", expect=4)
+    values = parsed(file.read_text())
+    codes = {name: values["blobark_last_run_exit_code", name] for name in ("backup", "index", "save")}
+    assert codes == {"backup": 4, "index": 4, "save": 0}
+    ended = "blobark_last_run_timestamp_seconds"
+    assert values[ended, "index"] > before[ended, "index"]
+    assert values[ended, "save"] == before[ended, "save"]
+
+
+def test_verifying_and_repairing_are_told_with_what_is_damaged(workspace: Workspace, checks: Checks) -> None:
+    workspace.configure(ping_url=checks.url)
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    workspace.backup()
+    workspace.run("verify")
+    values = parsed(file.read_text())
+    assert values["blobark_last_run_files", "verify"] == 2
+    assert values["blobark_last_run_bytes", "verify"] == 1500
+    assert values["blobark_last_run_failures", "verify"] == 0
+    succeeded = values["blobark_last_success_timestamp_seconds", "verify"]
+
+    (blob,) = workspace.store.glob(f"*/{workspace.guids()['a']}")
+    blob.unlink()
+    (workspace.source / "a").write_bytes(b"other")
+    checks.taken()
+    run = workspace.run("verify", expect=7)
+    assert checks.taken() == ["/start", "/fail"]
+    assert [item["path"] for item in run.result["items"]] == [f"{workspace.source}/a"]
+    values = parsed(file.read_text())
+    assert values["blobark_last_run_failures", "verify"] == 1
+    assert values["blobark_last_run_exit_code", "verify"] == 7
+    assert values["blobark_last_success_timestamp_seconds", "verify"] == succeeded
+
+    workspace.run("repair", expect=7)
+    assert checks.taken() == []
+    assert "repair" not in {command for _, command in parsed(file.read_text())}
+    workspace.run("repair", "--yes", expect=7)
+    values = parsed(file.read_text())
+    assert (values["blobark_last_run_files", "repair"], values["blobark_last_run_failures", "repair"]) == (0, 1)
+    (workspace.source / "a").write_bytes(b"x" * 1000)
+    workspace.run("repair", "--yes")
+    values = parsed(file.read_text())
+    for name, value in (("files", 1), ("bytes", 1000), ("failures", 0), ("exit_code", 0)):
+        assert values[f"blobark_last_run_{name}", "repair"] == value
+
+
+def test_a_verification_whose_result_cannot_be_written_failed(workspace: Workspace, checks: Checks) -> None:
+    workspace.configure(metrics_textfile=str(workspace.folder / "x.prom"))
+    for number in range(200):  # so many that they are not written all at once, at the end
+        (workspace.source / f"more-{number}").write_bytes(b"%d" % number)
+    workspace.backup()
+    for key in workspace.guids().values():
+        (workspace.store / key[-2:] / key).unlink()
+    workspace.configure(ping_url=checks.url)
+    with open("/dev/full", "w") as full:
+        command = [*workspace.command("verify"), "--json"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, check=False, text=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (4, 1)
+    assert checks.taken() == ["/start", "/fail"]
+    values = parsed((workspace.folder / "x.prom").read_text())
+    assert values["blobark_last_run_exit_code", "verify"] == 4
+
+
+def test_pruning_is_told_with_what_it_deletes(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    workspace.configure(keep={"last": 1})
+    workspace.backup()
+    (workspace.source / "a").write_bytes(b"other")
+    workspace.backup()
+    workspace.run("prune")
+    assert "prune" not in {command for _, command in parsed(file.read_text())}
+    workspace.run("prune", "--yes")
+    assert parsed(file.read_text())["blobark_last_run_files", "prune"] == 0
+    age(workspace.store, 1.1)
+    deleted = workspace.run("prune", "--yes").result["deleting"]
+    values = parsed(file.read_text())
+    assert values["blobark_last_run_files", "prune"] == deleted["blobs"] > 0
+    assert values["blobark_last_run_bytes", "prune"] == deleted["bytes"] > 1000
+    assert values["blobark_last_run_exit_code", "prune"] == 0
 
 
 def test_the_textfile_tells_of_the_last_run_of_each_command(workspace: Workspace) -> None:

@@ -59,6 +59,31 @@ def workspace(tmp_path: Path, source: Path) -> Workspace:
     return Workspace(tmp_path / "work", source)
 
 
+def test_a_verbose_run_names_what_has_changed(workspace: Workspace, source: Path) -> None:
+    first = workspace.run("index", "-v").stderr.splitlines()
+    assert {line.partition(" -> ")[2] for line in first} == {f"{source}/{path}" for path in workspace.guids()}
+    workspace.run("save")
+    let_age(source)
+    (source / "a").rename(source / "renamed")
+    (source / "b").unlink()
+    write(source / "new", "new")
+    os.utime(source / "sub" / "c", ns=(7, 7))
+    write(source / "sub" / "d", "longer than before")
+    lines = workspace.run("backup", "-v").stderr.splitlines()
+    for line in (
+        f"gone: {source}/b",
+        f"new: {source}/new",
+        f"renamed: {source}/a -> {source}/renamed",
+        f"mtime changed: {source}/sub/c",
+        f"read, and its content is the same: {source}/sub/c",
+        f"size changed: {source}/sub/d",
+        f"{workspace.guids()['sub/deep/e']} -> {source}/sub/deep/e",
+    ):
+        assert line in lines
+    assert not [line for line in lines if line.endswith("sub/deep/e") and line.startswith("new")]
+    assert f"new: {source}/new" not in workspace.run("index").stderr
+
+
 # One tree, one backup, very many changes, one more run: each test looks at one of the changes.
 
 

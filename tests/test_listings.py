@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 from tests.manifests import read_manifest
 from tests.runs import Workspace
+from tests.trees import write
 
 FILES = 12_000
 """More than fit in one segment, so that paths are looked for in several."""
@@ -109,11 +111,19 @@ def test_diff(workspace: Workspace) -> None:
         ("-", f"{source}/39/file-11999"),
         ("M", f"{source}/report.odt"),
     ]
-    assert [(row["change"], row["path"]) for row in listed(workspace, "diff", "2")] == [
-        ("U", f"{source}/00/file-00000"),
-        ("+", f"{source}/12/renamed.odt"),
-        ("-", f"{source}/report.odt"),
+    found = workspace.run("diff", "2").result
+    assert [(row["change"], row["path"], row["path_before"]) for row in found["items"]] == [
+        ("U", f"{source}/00/file-00000", ""),
+        ("R", f"{source}/12/renamed.odt", f"{source}/report.odt"),
     ]
+    assert (found["renamed"], found["metadata"], found["new"], found["gone"], found["after"]) == (1, 1, 0, 0, 4)
+    legend, *shown, title, numbers, changes = lines(workspace, "diff", "2", "3")
+    assert legend.startswith("+ new   - gone   R renamed")
+    assert shown == [f"U {source}/00/file-00000", f"R {source}/report.odt -> {source}/12/renamed.odt"]
+    assert re.fullmatch(r"diff: [\d.]+ s", title)
+    assert numbers.split() == ["snapshots", "2", "and", "3", "of", "web1"]
+    assert changes.split(maxsplit=1) == ["changes", "1 renamed, 1 with other metadata"]
+    assert lines(workspace, "diff", "3", "4")[-1].split() == ["changes", "none"]
     assert listed(workspace, "diff", "3", "4") == []
     assert [row["change"] for row in listed(workspace, "diff", "2", "1")] == ["-", "+", "M"]
 
@@ -127,7 +137,23 @@ def test_a_diff_reads_no_segment_that_both_have(workspace: Workspace, tmp_path: 
     assert ours & theirs
     for digest in ours & theirs:
         (copy.store / "blobark" / "web1" / "segments" / f"{digest}.blob").unlink()
-    assert len(listed(copy, "diff", "2", "3")) == 3
+    assert len(listed(copy, "diff", "2", "3")) == 2
+
+
+def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
+    """Names of one content, of which some stay, some go and some come, and what only has the same bytes."""
+    source = tmp_path / "source"
+    for name in ("a", "b"):
+        write(source / name, "equal")
+    workspace = Workspace(tmp_path / "work", source, server="web1", dedupe=True)
+    workspace.backup()
+    (source / "a").rename(source / "x")
+    write(source / "y", "equal")
+    write(source / "z", "another")
+    workspace.backup()
+    rows = listed(workspace, "diff", "1", "2")
+    marks = [(row["change"], row["path_before"], row["path"]) for row in rows if row["path"] != str(source)]
+    assert marks == [("R", f"{source}/a", f"{source}/x"), ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
 
 
 def test_history_follows_a_rename(workspace: Workspace) -> None:

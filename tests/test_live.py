@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -109,6 +110,46 @@ def test_the_item_that_takes_long_is_named_and_ctrl_c_gives_the_cursor_back(slow
     assert b"\x1b[2J" not in terminal.got
     assert terminal.text.startswith("blobark: ")
     assert_gone(terminal)
+
+
+def test_ctrl_z_gives_the_terminal_back_and_the_view_returns_with_the_run(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=10)
+
+    def restored() -> int:
+        return len(list(workspace.restored.rglob("??")))
+
+    def assert_without_view() -> None:
+        assert not terminal.screen.cursor.hidden
+        assert [line for line in terminal.lines if " passed" in line or "━" in line or "CPU" in line] == []
+
+    with Terminal(["sh", "-i"], columns=300) as terminal:
+        terminal.type(shlex.join(workspace.command("restore")).encode() + b"\n")
+        terminal.until(lambda: is_drawn(terminal) and restored())
+        assert terminal.screen.cursor.hidden
+        terminal.type(b"\x1a")
+        terminal.until(lambda: "Stopped" in terminal.text)
+        assert_without_view()
+        terminal.type(b"bg; echo $((6*7))\n")
+        terminal.until(lambda: "42" in terminal.lines)
+        before = restored()
+        terminal.until(lambda: restored() > before + 8)
+        assert_without_view()
+        terminal.type(b"fg\n")
+        terminal.until(lambda: is_drawn(terminal) and terminal.screen.cursor.hidden)
+        assert len([line for line in terminal.lines if " passed" in line]) == 1
+        terminal.until(lambda: "rate" in terminal.text)
+        assert_without_view()
+        assert restored() == FILES
+        terminal.type(b"exit\n")
+        assert terminal.end() == 0
+
+
+def test_a_run_in_the_background_has_no_view(workspace: Workspace) -> None:
+    with Terminal(["sh", "-i"], columns=300) as terminal:
+        terminal.type(shlex.join(workspace.command("restore")).encode() + b" & wait; exit\n")
+        assert terminal.end() == 0
+    assert "restored" in terminal.text
+    assert b"\x1b[?25l" not in terminal.got
 
 
 def test_what_another_process_of_the_run_waits_for_is_named(

@@ -11,16 +11,10 @@ from typing import Any
 import pytest
 
 from blobark.clock import utc
-from tests.forked import Forking
 from tests.manifests import content_keys, read_manifest
 from tests.pruned import Machine, age, check_restores, check_whole, lists, named, numbers, path_of, unnamed
 from tests.trees import write
 from tools.compare import Facts, facts_of
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 class Years(Machine):

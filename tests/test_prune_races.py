@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -17,7 +18,6 @@ from typing import Any
 import pytest
 
 from blobark.cli import main
-from tests.forked import Forking
 from tests.pruned import (
     Killed,
     Machine,
@@ -39,16 +39,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "zstd packs": {"pack_below": "64KiB", "dedupe": True, "compression": "zstd"},
     "extents": {"delta": "extents", "dedupe": True},
 }
-STRIDES = {"plain": 1, "packs": 1, "zstd packs": 2, "extents": 2}
-"""Which moments are tried."""
+STRIDE = len(SETTINGS)
+"""Of so many moments one is tried, with each of the settings another one: together they try all. `long` tries each."""
+PHASES = ("list", "delete")
 LARGE_BYTES = 10 * MIB
 
 Trees = dict[int, dict[bytes, Facts]]
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 def first_tree(source: Path, large: bool) -> None:
@@ -103,15 +99,31 @@ def prepared(folder: Path, settings: dict[str, Any]) -> tuple[Machine, Trees]:
     return machine, trees
 
 
+@dataclass(frozen=True)
+class Scene:
+    """A machine to be copied, what its tree was at each snapshot, and which moments are tried."""
+
+    machine: Machine
+    trees: Trees
+    first: int
+    stride: int
+
+    def every(self, count: int, at: int) -> bool:
+        """Whether this moment is one of each `count` that are tried."""
+        return (at - self.first) // self.stride % count == 0
+
+
 @pytest.fixture(scope="module", params=SETTINGS)
-def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, forking: Forking) -> Any:
-    Machine.forking = forking
-    return prepared(tmp_path_factory.mktemp("races"), SETTINGS[request.param])
+def template(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Machine, Trees]:
+    return request.param, *prepared(tmp_path_factory.mktemp("races"), SETTINGS[request.param])
 
 
-def settings_of(machine: Machine) -> str:
-    """Return which of the settings a machine has."""
-    return next(name for name, some in reversed(SETTINGS.items()) if some.items() <= machine.settings.items())
+@pytest.fixture(params=["some moments", pytest.param("each moment", marks=pytest.mark.long)])
+def scene(request: pytest.FixtureRequest, template: tuple[str, Machine, Trees]) -> Scene:
+    name, machine, trees = template
+    if request.param == "each moment":
+        return Scene(machine, trees, 0, 1)
+    return Scene(machine, trees, list(SETTINGS).index(name), STRIDE)
 
 
 def run_here(machine: Machine, command: str, *options: str) -> int:
@@ -158,115 +170,104 @@ def raced(machine: Machine, trees: Trees, monkeypatch: pytest.MonkeyPatch, act: 
     return reached
 
 
-def test_a_prune_at_every_moment_of_a_save(
-    scene: tuple[Machine, Trees], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template, trees = scene
-    undisturbed = template.copied(tmp_path / "undisturbed")
+def at_each_moment(scene: Scene, folder: Path, act: Callable[[Machine, Machine, int], bool]) -> None:
+    """Do something at each moment that is to be tried, until `act` says that there was none any more.
+
+    `act` gets a copy of the machine, another machine on the same store, and the number of the moment.
+    """
+    at, last = scene.first, -1
+    while True:
+        machine = scene.machine.copied(folder / str(at))
+        other = machine.elsewhere(folder / f"{at}-other")
+        was_reached = act(machine, other, at)
+        for place in (machine.folder, other.folder):
+            shutil.rmtree(place)
+        if not was_reached:
+            break
+        at, last = at + scene.stride, at
+    assert last >= 8
+
+
+def test_a_prune_at_every_moment_of_a_save(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = scene.machine.copied(tmp_path / "undisturbed")
     with watching(monkeypatch, lambda _: None) as stores:
         assert run_here(undisturbed, "save") == 0
     at_header = stores[0].requests - 1
-    at = 0
-    while True:
-        machine = template.copied(tmp_path / str(at))
-        other = machine.elsewhere(tmp_path / f"{at}-other")
+
+    def act(machine: Machine, other: Machine, at: int) -> bool:
         # Between its last look and its header a save must not sleep for a day: a prune may list things there.
-        act = partial(prune_fully, other) if at != at_header else partial(other.run, "prune", "--yes")
-        is_reached = raced(machine, trees, monkeypatch, act, at)
-        if at % 5 == 0:
-            settled(machine, trees)
-        for folder in (machine.folder, other.folder):
-            shutil.rmtree(folder)
-        if not is_reached:
-            break
-        at += STRIDES[settings_of(machine)]
-    assert at > 8
+        pruned = partial(prune_fully, other) if at != at_header else partial(other.run, "prune", "--yes")
+        was_reached = raced(machine, scene.trees, monkeypatch, pruned, at)
+        if scene.every(5, at):
+            settled(machine, scene.trees)
+        return was_reached
+
+    at_each_moment(scene, tmp_path, act)
 
 
 def test_a_save_that_begins_while_a_prune_is_between_its_phases(
-    scene: tuple[Machine, Trees], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The blobs are deleted at every moment of a save that knows their list from its beginning."""
-    template, trees = scene
-    listed = template.copied(tmp_path / "listed")
+    listed = scene.machine.copied(tmp_path / "listed")
     listed.run("prune", "--yes")
     age(listed.store, 1.1)
-    at = 0
-    while True:
-        machine = listed.copied(tmp_path / str(at))
-        other = machine.elsewhere(tmp_path / f"{at}-other")
-        is_reached = raced(machine, trees, monkeypatch, partial(other.run, "prune", "--yes"), at)
-        for folder in (machine.folder, other.folder):
-            shutil.rmtree(folder)
-        if not is_reached:
-            break
-        at += 2 * STRIDES[settings_of(machine)]
-    assert at > 8
+
+    def act(machine: Machine, other: Machine, at: int) -> bool:
+        return raced(machine, scene.trees, monkeypatch, partial(other.run, "prune", "--yes"), at)
+
+    at_each_moment(replace(scene, machine=listed), tmp_path, act)
 
 
+@pytest.mark.parametrize("phase", PHASES)
 def test_a_save_at_every_moment_of_a_prune(
-    scene: tuple[Machine, Trees], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
 ) -> None:
-    """First of the prune that lists, then of the one that deletes."""
-    template, trees = scene
-    for phase in (1, 2):
-        at = 0
-        while True:
-            machine = template.copied(tmp_path / f"{phase}-{at}")
-            other = machine.elsewhere(tmp_path / f"{phase}-{at}-other")
-            if phase == 2:
-                other.run("prune", "--yes")
-                age(machine.store, 1.1)
-
-            def before(number: int, machine: Machine = machine, at: int = at) -> None:
-                if number == at:
-                    machine.run("save", expect=None)
-
-            with watching(monkeypatch, before) as stores:
-                assert run_here(other, "prune", "--yes") == 0
-            check_whole(machine.store)
-            age(machine.store, 1.1)
+    def act(machine: Machine, other: Machine, at: int) -> bool:
+        if phase == "delete":
             other.run("prune", "--yes")
-            check_restores(machine, trees)
-            if at % 4 == 0:
-                machine.run("save")
-                settled(machine, trees)
-            reached = stores[0].requests > at
-            for folder in (machine.folder, other.folder):
-                shutil.rmtree(folder)
-            if not reached:
-                break
-            at += 2 * STRIDES[settings_of(machine)]
-        assert at > 8
+            age(machine.store, 1.1)
 
+        def before(number: int) -> None:
+            if number == at:
+                machine.run("save", expect=None)
 
-def test_a_prune_that_is_killed_before_each_request(
-    scene: tuple[Machine, Trees], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    template, trees = scene
-    for phase in (1, 2):
-        at = 0
-        while True:
-            machine = template.copied(tmp_path / f"{phase}-{at}")
-            if phase == 2:
-                machine.run("prune", "--yes")
-                age(machine.store, 1.1)
-
-            def before(number: int, at: int = at) -> None:
-                if number == at:
-                    raise Killed
-
-            was_killed = False
-            with watching(monkeypatch, before):
-                try:
-                    assert run_here(machine, "prune", "--yes") == 0
-                except Killed:
-                    was_killed = True
-            check_restores(machine, trees)
+        with watching(monkeypatch, before) as stores:
+            assert run_here(other, "prune", "--yes") == 0
+        check_whole(machine.store)
+        age(machine.store, 1.1)
+        other.run("prune", "--yes")
+        check_restores(machine, scene.trees)
+        if scene.every(4, at):
             machine.run("save")
-            settled(machine, trees)
-            shutil.rmtree(machine.folder)
-            if not was_killed:
-                break
-            at += 2 * STRIDES[settings_of(machine)]
-        assert at > 8
+            settled(machine, scene.trees)
+        return stores[0].requests > at
+
+    at_each_moment(scene, tmp_path, act)
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_prune_that_is_killed_before_each_request(
+    scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: str
+) -> None:
+    def act(machine: Machine, _other: Machine, at: int) -> bool:
+        if phase == "delete":
+            machine.run("prune", "--yes")
+            age(machine.store, 1.1)
+
+        def before(number: int) -> None:
+            if number == at:
+                raise Killed
+
+        was_killed = False
+        with watching(monkeypatch, before):
+            try:
+                assert run_here(machine, "prune", "--yes") == 0
+            except Killed:
+                was_killed = True
+        check_restores(machine, scene.trees)
+        machine.run("save")
+        settled(machine, scene.trees)
+        return was_killed
+
+    at_each_moment(scene, tmp_path, act)

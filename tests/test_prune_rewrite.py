@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.forked import Forking
 from tests.manifests import content_keys
 from tests.pruned import Machine, age, check_restores, named, numbers, path_of, unnamed
 from tests.trees import write
@@ -20,11 +19,6 @@ FILE_BYTES = 8000
 ALIVE = FILES // 4
 
 Trees = dict[int, dict[bytes, Facts]]
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
 
 
 def backup(machine: Machine, trees: Trees) -> dict[str, Any]:

@@ -16,9 +16,8 @@ from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
-from tests.damage import Machine, flipped, hurt, machine_at, write_huge
+from tests.damage import Machine, flipped, hurt, machine_at, mixed_tree, write_huge
 from tests.fault_proxy import FaultProxy
-from tests.forked import Forking
 from tests.runs import Workspace
 from tests.tier_proxy import WormProxy
 from tests.trees import write
@@ -26,34 +25,12 @@ from tools.compare import differences
 
 MIB = 1024 * 1024
 INDEX = ".blobark-pack.jsonl.zst"
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
-
-
-@pytest.fixture(params=["folder", "azure"])
-def where(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+PACK_DAMAGE = ("missing", "short", "short in a header", "flipped")
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    top = tmp_path / "source"
-    dice = Random(9)
-    for number in range(8):
-        write(top / "some" / f"{number:02}", dice.randbytes(3000) + b"text " * 500)
-    write(top / "large", dice.randbytes(12 * MIB))
-    write(top / "text", b"".join(b"line %d\n" % number for number in range(800_000)))
-    write(top / "empty", b"")
-    with open(top / "sparse", "wb") as file:
-        file.write(b"start")
-        file.seek(20 * MIB)
-        file.write(b"middle" * 1000)
-        file.truncate(40 * MIB)
-    write(top / "skipped" / "inside", b"not saved")
-    return top
+    return mixed_tree(tmp_path / "source")
 
 
 def blobs(machine: Machine, prefix: str = "") -> dict[str, bytes]:
@@ -74,8 +51,18 @@ def check_restored(machine: Workspace, *options: str) -> None:
     assert [line for line in found if "skipped" not in line] == []
 
 
-@pytest.mark.parametrize("kind", ["missing", "short", "long", "flipped"])
-@pytest.mark.parametrize("compression", ["none", "zstd"])
+# All of it in a folder; on Azurite each kind and each way of storing once.
+@pytest.mark.parametrize(
+    ("where", "compression", "kind"),
+    [
+        *(("folder", how, kind) for how in ("none", "zstd") for kind in ("missing", "short", "long", "flipped")),
+        ("azure", "none", "missing"),
+        ("azure", "zstd", "short"),
+        ("azure", "zstd", "long"),
+        ("azure", "none", "flipped"),
+    ],
+    indirect=["where"],
+)
 def test_whole_files_come_back_byte_for_byte(
     where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest, compression: str, kind: str
 ) -> None:
@@ -138,8 +125,18 @@ def test_what_was_found_is_read_and_nothing_else(machine: Machine) -> None:
     assert "is not what" in machine.run("repair", str(found), expect=2).stderr
 
 
-@pytest.mark.parametrize("compression", ["none", "zstd"])
-@pytest.mark.parametrize("kind", ["missing", "short", "short in a header", "flipped"])
+# All of it in a folder; on Azurite each kind and each way of storing once.
+@pytest.mark.parametrize(
+    ("where", "compression", "kind"),
+    [
+        *(("folder", how, kind) for how in ("none", "zstd") for kind in PACK_DAMAGE),
+        ("azure", "none", "missing"),
+        ("azure", "zstd", "short"),
+        ("azure", "none", "short in a header"),
+        ("azure", "zstd", "flipped"),
+    ],
+    indirect=["where"],
+)
 def test_packs(where: str, tmp_path: Path, request: pytest.FixtureRequest, compression: str, kind: str) -> None:
     source = tmp_path / "source"
     dice = Random(2)
@@ -185,7 +182,17 @@ def test_a_pack_of_which_a_file_is_gone_stays_and_is_left_behind(
     check_restored(machine)
 
 
-@pytest.mark.parametrize("settings", [{}, {"delta": "extents"}, {"delta": "extents", "compression": "zstd"}])
+@pytest.mark.parametrize(
+    ("where", "settings"),
+    [
+        ("folder", {}),
+        ("folder", {"delta": "extents"}),
+        ("folder", {"delta": "extents", "compression": "zstd"}),
+        ("azure", {}),
+        ("azure", {"delta": "extents"}),
+    ],
+    indirect=["where"],
+)
 def test_blocks_in_what_cannot_be_mended_are_not_taken_over(
     where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest, settings: dict[str, Any]
 ) -> None:

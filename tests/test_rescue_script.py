@@ -24,6 +24,7 @@ from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.forge import Fields, Forge, item, lines
 from tests.runs import REPOSITORY, Workspace
+from tests.test_names import STRANGE
 from tests.trees import contents_of, make_tree, small_tree, write
 from tools.compare import differences
 
@@ -350,6 +351,20 @@ def test_damage_is_named_and_costs_no_more_than_it_must(tmp_path: Path, forge: F
     assert contents_of(tmp_path / "target") == {"m/a": b"m/a"}
     done = rescued(tmp_path / "store", tmp_path / "unchecked", expect=3)
     assert contents_of(tmp_path / "unchecked") == {"m/a": b"m/a", "wrong": b"wrong"}
+
+
+def test_it_shows_names_as_blobark_does(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for number, name in enumerate(STRANGE):
+        write(source / os.fsdecode(name), b"content %d" % number)
+    workspace = Workspace(tmp_path / "work", source)
+    workspace.run("backup")
+    for key in workspace.guids().values():
+        (workspace.store / key[-2:] / key).unlink()
+    done = rescued(workspace.store, tmp_path / "target", expect=3)
+    named = sorted(line.split(": ")[1] for line in done.stderr.splitlines())
+    rows = workspace.run("ls").result["items"]
+    assert named == sorted(row["path"].removeprefix(f"{source}/") for row in rows if row["kind"] == "file")
 
 
 def test_a_damaged_header_stops_it_and_an_earlier_one_helps(tmp_path: Path, forge: Forge) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import time
 from pathlib import Path
 
@@ -21,7 +20,6 @@ from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.forked import Forking
 from tests.runs import REPOSITORY, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
@@ -44,20 +42,6 @@ RIGHTS = {"r": "read", "l": "list", "w": "write"}
 ALL = "racwdl"
 
 
-class Machine(Workspace):
-    """A workspace whose runs are forks."""
-
-    forking: Forking
-
-    def execute(self, name: str, *options: str) -> subprocess.CompletedProcess[bytes]:
-        return self.forking.run(name, "--config", str(self.config), *options, environment=self.environment)
-
-
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
@@ -69,9 +53,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def workspace_with(
     azurite: AzuriteServer, container: ContainerClient, folder: Path, source: Path, rights: str
-) -> Machine:
+) -> Workspace:
     """A machine that logs in with a SAS of these rights, in the environment."""
-    workspace = Machine(folder, source, store="azure", endpoint=azurite.url, container_name=container.container_name)
+    workspace = Workspace(folder, source, store="azure", endpoint=azurite.url, container_name=container.container_name)
     allow(workspace, azurite, container, rights)
     return workspace
 
@@ -235,8 +219,11 @@ def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Pa
     assert sas.rpartition("sig=")[2].partition("&")[0] not in json.dumps(run.result) + run.stderr
     assert ["sas_token", "(secret)", "AZURE_STORAGE_SAS_TOKEN"] in run.result["used"]
     assert abs(run.result["clock_ahead_s"]) < 60
+    before = names_in(container)
     again = workspace.run("doctor", "--for", "restore", expect=None)
     assert again.code == (0 if set(rights) >= set(LETTERS["restore"]) else 4)
+    assert [check["what"] for check in again.result["checks"]] == ["reach", "list", "read"]
+    assert names_in(container) == before
 
 
 @pytest.mark.parametrize(("rights", "lacks"), [("rcld", []), ("rwld", []), ("rcl", ["delete"]), ("rld", ["create"])])
@@ -271,7 +258,7 @@ def test_the_doctor_tidies_up_where_it_may_and_is_in_nobodys_way(
 
 
 def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, source: Path) -> None:
-    workspace = Machine(tmp_path, source)
+    workspace = Workspace(tmp_path, source)
     run = workspace.run("doctor", expect=4)
     assert run.result["checks"][0]["said"].startswith(f"{workspace.store} is not a folder")
     workspace.store.mkdir()
@@ -287,7 +274,7 @@ def test_the_doctor_names_a_missing_container_and_a_wrong_key(
     azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path
 ) -> None:
     settings = {"store": "azure", "endpoint": azurite.url, "account_name": azurite.account}
-    workspace = Machine(tmp_path, source, **settings, container_name="nobody-made-this")
+    workspace = Workspace(tmp_path, source, **settings, container_name="nobody-made-this")
     workspace.environment["AZURE_STORAGE_KEY"] = azurite.key
     run = workspace.run("doctor", expect=4)
     assert "--create-container" in run.result["advice"][0]

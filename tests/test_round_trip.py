@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.runs import Workspace
+from tests.runs import Started, Workspace
 from tests.trees import make_tree
 from tools.compare import differences
 
@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=["folder", "azure"])
 def workspace(request: pytest.FixtureRequest, tmp_path: Path, source: Path) -> Workspace:
-    made = Workspace(tmp_path / "work", source)
+    made = Started(tmp_path / "work", source)
     if request.param == "azure":
         connection_string, container = request.getfixturevalue("azure_container")
         made.configure(store="azure", connection_string=connection_string, container_name=container)

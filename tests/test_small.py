@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -42,6 +43,7 @@ CHOICES: dict[str, dict[str, Any]] = {
 }
 
 
+@functools.cache
 def text_of(size: int, seed: int) -> bytes:
     """Return content that gets much smaller, and repeats nowhere."""
     dice = Random(seed)
@@ -82,7 +84,7 @@ def stored(workspace: Workspace, container: ContainerClient | None) -> dict[str,
     return {name: container.download_blob(name).readall() for name in names}
 
 
-@pytest.fixture(params=["folder", "azure"])
+@pytest.fixture
 def place(request: pytest.FixtureRequest) -> Iterator[tuple[dict[str, Any], ContainerClient | None]]:
     if request.param == "folder":
         yield {}, None
@@ -103,7 +105,12 @@ def workspace(tmp_path: Path, source: Path) -> Workspace:
     return Workspace(tmp_path / "work", source, server="web1")
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+# All choices on a folder; on Azurite none and all of them, as a pack or a frame is but a blob to any store.
+@pytest.mark.parametrize(
+    ("place", "choice"),
+    [*(("folder", choice) for choice in CHOICES), ("azure", "plain"), ("azure", "all")],
+    indirect=["place"],
+)
 def test_two_versions_come_back_as_they_were(
     choice: str, place: tuple[dict[str, Any], ContainerClient | None], tmp_path: Path, source: Path
 ) -> None:

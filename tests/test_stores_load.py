@@ -153,21 +153,21 @@ def test_what_is_larger_than_the_rate_waits_and_goes(tmp_path: Path) -> None:
     assert len(store.read("a", 0, 2 * MIB)) == 2 * MIB
     store.put("b", bytes(MIB), {})
     assert len(store.read("b")) == MIB
-    assert time.monotonic() - begun == pytest.approx(1.0, abs=0.5)
-    assert time.monotonic() - begun > 0.7
+    assert 0.7 < time.monotonic() - begun < 10
 
 
 def test_requests_are_counted_and_a_list_is_one(tmp_path: Path) -> None:
-    store = Retrying(FolderStore(str(tmp_path / "s"), create=True), limits=Limits(max_requests_per_s=100))
-    for number in range(50):
-        store.put(f"key{number}", b"", {})
+    unlimited = FolderStore(str(tmp_path / "s"), create=True)
+    for number in range(100):
+        unlimited.put(f"key{number}", b"", {})
+    store = Retrying(unlimited, limits=Limits(max_requests_per_s=10))
     begun = time.monotonic()
-    assert len(list(store.list("key"))) == 50
-    assert time.monotonic() - begun < 0.4
+    assert len(list(store.list("key"))) == 100
+    assert time.monotonic() - begun < 5  # and not 10
     begun = time.monotonic()
-    for number in range(50):
+    for number in range(10):
         store.stat(f"key{number}")
-    assert 0.2 < time.monotonic() - begun < 1.5
+    assert 0.5 < time.monotonic() - begun < 5
 
 
 def test_stop_ends_the_wait_for_a_rate(tmp_path: Path) -> None:

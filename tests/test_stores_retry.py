@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,10 +23,13 @@ from blobark.errors import (
 )
 from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Store, Upload
+from blobark.stores.base import POURED_BYTES, BlobInfo, Greeting, Hold, Priority, Store, Take, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
+
+SOON_S = 10.0
+"""What takes a moment takes less, on however busy a machine."""
 
 
 class Faulty:
@@ -80,6 +84,14 @@ class Faulty:
     def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         self.next_fault()
         return self.store.read(key, offset, size_bytes, version=version)
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        def fault_or_take(data: Data) -> None:
+            self.next_fault()
+            take(data)
+
+        self.store.pour(key, offset, size_bytes, fault_or_take, version=version)
+        self.fault_after()
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         self.next_fault()
@@ -210,7 +222,7 @@ def test_time_is_bounded(faulty: Faulty) -> None:
     begun = time.monotonic()
     with pytest.raises(StoreUnusable):
         store.sync()
-    assert 0.1 < time.monotonic() - begun < 1.0
+    assert 0.1 < time.monotonic() - begun < SOON_S
 
 
 def test_a_store_that_never_answered_gets_less_time(faulty: Faulty) -> None:
@@ -219,14 +231,14 @@ def test_a_store_that_never_answered_gets_less_time(faulty: Faulty) -> None:
     begun = time.monotonic()
     with pytest.raises(StoreUnusable):
         store.sync()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_it_waits_as_long_as_the_store_asks(faulty: Faulty, store: Retrying) -> None:
     faulty.script = [Retryable("later", retry_after_s=0.2)]
     begun = time.monotonic()
     store.sync()
-    assert 0.2 <= time.monotonic() - begun < 1.0
+    assert 0.2 <= time.monotonic() - begun < SOON_S
 
 
 def test_a_wait_beyond_the_deadline_is_not_begun(faulty: Faulty, store: Retrying) -> None:
@@ -235,26 +247,26 @@ def test_a_wait_beyond_the_deadline_is_not_begun(faulty: Faulty, store: Retrying
     with pytest.raises(StoreUnusable):
         store.sync()
     store.sync()
-    assert time.monotonic() - begun < 1.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_when_throttled_all_threads_slow_down(faulty: Faulty, store: Retrying) -> None:
-    faulty.script = [Throttled("slow down", retry_after_s=0.3)]
+    faulty.script = [Throttled("slow down", retry_after_s=1.0)]
+    begun = time.monotonic()
     with ThreadPoolExecutor(4) as pool:
         first = pool.submit(store.sync)
         while store.counters()["throttled"] == 0:
             time.sleep(0.001)
-        begun = time.monotonic()
         others = [pool.submit(store.stat, "nothing") for _ in range(3)]
         for other in others:
             with pytest.raises(BlobNotFound):
                 other.result()
-            assert time.monotonic() - begun > 0.2
+            assert time.monotonic() - begun >= 1.0
         first.result()
     assert store.counters() == {"retries": 1, "throttled": 1}
     begun = time.monotonic()
     store.sync()
-    assert time.monotonic() - begun < 0.1
+    assert time.monotonic() - begun < 0.9
 
 
 def test_stop_ends_a_wait_at_once(faulty: Faulty) -> None:
@@ -269,7 +281,7 @@ def test_stop_ends_a_wait_at_once(faulty: Faulty) -> None:
         store.sync()
     with pytest.raises(Interrupted):
         store.sync()
-    assert time.monotonic() - begun < 2.0
+    assert time.monotonic() - begun < SOON_S
 
 
 def test_a_list_goes_on_where_it_was(faulty: Faulty, store: Retrying) -> None:
@@ -281,6 +293,23 @@ def test_a_list_goes_on_where_it_was(faulty: Faulty, store: Retrying) -> None:
         faulty.script = blips(5)
         assert [blob.key for blob in store.list("key")] == keys
         assert faulty.script == []
+
+
+def test_what_is_poured_goes_on_where_it_broke_off(faulty: Faulty, store: Retrying) -> None:
+    data = os.urandom(3 * POURED_BYTES + 5)
+    store.put("a", data, {})
+    version, before = store.stat("a").version, faulty.calls
+    taken: list[bytes] = []
+
+    def take(piece: Data) -> None:
+        taken.append(bytes(piece))
+        faulty.script = blips(1) if len(taken) in (1, 3) else []
+
+    faulty.script, faulty.after = blips(2), blips(1)
+    store.pour("a", 0, len(data), take, version=version)
+    assert b"".join(taken) == data
+    assert len(taken) == 4
+    assert (faulty.calls - before, store.counters()["retries"]) == (4 + 2 + 2, 2 + 2 + 1)
 
 
 def test_a_list_that_keeps_failing_ends(faulty: Faulty) -> None:

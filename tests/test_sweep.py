@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from metrics.sweep_page import TOO_SHORT, knee, page, recommended, settings_of
 from tests.chromium_browser import chromium
 from tests.runs import Workspace, wait_until
+from tests.trials import is_restoring, leftovers
 
 
 @pytest.fixture
@@ -25,10 +26,6 @@ def workspace(tmp_path: Path) -> Workspace:
     made = Workspace(tmp_path / "work", source)
     made.backup()
     return made
-
-
-def leftovers(workspace: Workspace) -> list[Path]:
-    return list(workspace.folder.rglob("blobark-trial-*"))
 
 
 def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspace) -> None:
@@ -81,7 +78,7 @@ def test_packs_frames_and_equal_files_are_swept_too(workspace: Workspace) -> Non
 def test_the_order_is_that_of_the_seed_and_the_sample_is_a_sample(workspace: Workspace) -> None:
     orders = []
     for seed in ("1", "1", "5"):
-        options = ("--workers", "1,2", "--repeat", "3", "--sample", "40%", "--seed", seed)
+        options = ("--workers", "1,2,3,4", "--repeat", "1", "--sample", "40%", "--seed", seed)
         result = workspace.run("sweep", *options, "--out", str(workspace.folder / "out.html")).result
         orders.append([name for name, _ in result["runs"]])
         assert 3 < result["files"] < 25
@@ -91,10 +88,7 @@ def test_the_order_is_that_of_the_seed_and_the_sample_is_a_sample(workspace: Wor
 def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
     workspace.configure(max_requests_per_s=5)
     with workspace.started("sweep", "--workers", "1,2") as process:
-        wait_until(
-            lambda: any(path.is_file() for folder in leftovers(workspace) for path in folder.glob("tree/below/*")),
-            process,
-        )
+        wait_until(lambda: is_restoring(workspace), process)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 130
     assert leftovers(workspace) == []

@@ -15,10 +15,9 @@ import pytest
 from azure.storage.blob import ContainerClient, StandardBlobTier
 
 from tests import fault_proxy as faults
-from tests.damage import Machine, flipped, hurt, machine_at, write_huge
+from tests.damage import Machine, flipped, hurt, machine_at, mixed_tree, write_huge
 from tests.fault_proxy import FaultProxy
 from tests.forge import Forge, item
-from tests.forked import Forking
 from tests.trees import make_tree, write
 
 if sys.version_info >= (3, 14):
@@ -29,33 +28,10 @@ else:
 MIB = 1024 * 1024
 
 
-@pytest.fixture(autouse=True)
-def _forking(forking: Forking) -> None:
-    Machine.forking = forking
-
-
-@pytest.fixture(params=["folder", "azure"])
-def where(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Small files, a file of some blocks, a sparse one, an empty one, a hard link, a skipped folder."""
-    top = tmp_path / "source"
-    dice = Random(8)
-    for number in range(12):
-        write(top / "some" / f"{number:02}", dice.randbytes(3000) + b"text " * 500)
-    write(top / "large", dice.randbytes(12 * MIB))
-    write(top / "text", b"".join(b"line %d\n" % number for number in range(800_000)))
-    write(top / "empty", b"")
+    top = mixed_tree(tmp_path / "source")
     os.link(top / "some" / "00", top / "link")
-    with open(top / "sparse", "wb") as file:
-        file.write(b"start")
-        file.seek(20 * MIB)
-        file.write(b"middle")
-        file.truncate(40 * MIB)
-    write(top / "skipped" / "inside", b"not saved")
     return top
 
 

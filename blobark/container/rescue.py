@@ -46,7 +46,7 @@ from typing import Any, Callable, Iterable, Iterator
 from xml.etree import ElementTree
 
 MIB = 1024 * 1024
-FORMAT, FEATURES = 1, {"zstd"}
+FORMAT, FEATURES = 1, {"zstd", "patches"}
 SERVER = re.compile(r"[a-z0-9][a-z0-9.-]{0,62}")
 GUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 CONTENT_KEY = re.compile(f"{SERVER.pattern}_{GUID}")
@@ -259,9 +259,9 @@ class Xxh64:
 class Frame:
     """One frame on its way: what its blocks leave for the next."""
 
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.out = bytearray()
+    def __init__(self, window: int, base: bytes) -> None:
+        self.window = window + len(base)
+        self.out = bytearray(base)
         self.recent = [1, 4, 8]
         self.tables: dict[str, Any] = {}
         self.huffman: Any = None
@@ -387,8 +387,8 @@ class Frame:
             out += (out[start:] * (length // distance + 1))[:length]
 
 
-def own_zstd(stored: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield what a run of zstd frames holds, block by block, by nothing but this file."""
+def own_zstd(stored: Iterable[bytes], base: bytes = b"") -> Iterator[bytes]:
+    """Yield what a run of zstd frames holds, block by block, by nothing but this file; `base` is what a patch is of."""
     pieces, held = iter(stored), b""
 
     def take(count: int) -> bytes:
@@ -416,12 +416,12 @@ def own_zstd(stored: Iterable[bytes]) -> Iterator[bytes]:
         if magic != 0xFD2FB528:
             raise Trouble("this is no zstd frame")
         try:
-            yield from own_frame(take)
+            yield from own_frame(take, base)
         except (IndexError, KeyError, struct.error):
             raise Trouble("the zstd frame is damaged") from None
 
 
-def own_frame(take: Callable[[int], bytes]) -> Iterator[bytes]:
+def own_frame(take: Callable[[int], bytes], base: bytes) -> Iterator[bytes]:
     """Yield what the blocks of one frame hold; `take` reads from behind its magic number on."""
     flags = take(1)[0]
     window = 0
@@ -432,7 +432,7 @@ def own_frame(take: Callable[[int], bytes]) -> Iterator[bytes]:
         raise Trouble("the zstd frame needs a dictionary")
     size_bytes = take((1 if flags & 32 else 0, 2, 4, 8)[flags >> 6])
     size = int.from_bytes(size_bytes, "little") + (256 if len(size_bytes) == 2 else 0)
-    frame, checksum, total, is_last = Frame(size if flags & 32 else window), Xxh64(), 0, 0
+    frame, checksum, total, is_last = Frame(size if flags & 32 else window, base), Xxh64(), 0, 0
     while not is_last:
         head = int.from_bytes(take(3), "little")
         is_last, kind, length = head & 1, head >> 1 & 3, head >> 3
@@ -452,10 +452,11 @@ def own_frame(take: Callable[[int], bytes]) -> Iterator[bytes]:
         raise Trouble("the zstd frame is damaged: it has another length than it says")
 
 
-def module_zstd(module: Any) -> Callable[[Iterable[bytes]], Iterator[bytes]]:
+def module_zstd(module: Any) -> Callable[..., Iterator[bytes]]:
     """Return a decoder like `own_zstd` that uses a library."""
 
-    def decode(stored: Iterable[bytes]) -> Iterator[bytes]:
+    def decode(stored: Iterable[bytes], base: bytes = b"") -> Iterator[bytes]:
+        prefix = module.ZstdDict(base, is_raw=True).as_prefix if base else None
         pieces, decoder, data = iter(stored), None, b""
         while True:
             data = data or next(pieces, b"")
@@ -463,7 +464,7 @@ def module_zstd(module: Any) -> Callable[[Iterable[bytes]], Iterator[bytes]]:
                 if decoder is not None:
                     raise Trouble("the zstd frame ends too early")
                 return
-            decoder = decoder or module.ZstdDecompressor()
+            decoder = decoder or module.ZstdDecompressor(prefix)
             try:
                 plain = decoder.decompress(data, 4 * MIB)
             except module.ZstdError:
@@ -477,15 +478,16 @@ def module_zstd(module: Any) -> Callable[[Iterable[bytes]], Iterator[bytes]]:
     return decode
 
 
-def command_zstd(stored: Iterable[bytes]) -> Iterator[bytes]:
+def command_zstd(stored: Iterable[bytes], base: bytes = b"") -> Iterator[bytes]:
     """As `own_zstd`, by the command `zstd`."""
-    with tempfile.TemporaryFile() as file:
+    with tempfile.TemporaryFile() as file, tempfile.NamedTemporaryFile() as before:
         for piece in stored:
             file.write(piece)
         file.seek(0)
-        with subprocess.Popen(
-            ["zstd", "-dcq"], stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-        ) as process:
+        before.write(base)
+        before.flush()
+        command = ["zstd", "-dcq", *([f"--patch-from={before.name}"] if base else [])]
+        with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
             try:
                 while process.stdout:
                     plain = process.stdout.read(MIB)
@@ -498,7 +500,7 @@ def command_zstd(stored: Iterable[bytes]) -> Iterator[bytes]:
                 process.kill()
 
 
-def find_zstd() -> tuple[str, Callable[[Iterable[bytes]], Iterator[bytes]]]:
+def find_zstd() -> tuple[str, Callable[..., Iterator[bytes]]]:
     """Return the name of the fastest decoder that there is, and the decoder."""
     for name in ("compression.zstd", "backports.zstd", "pyzstd"):
         try:
@@ -757,7 +759,7 @@ class Snapshot:
             self.header = json.loads(source.read(f"blobark/{server}/snapshots/{number:010d}"))
             fits = (self.header["server"], self.header["number"]) == (server, number)
             self.roots = [raw(root, "name") for root in self.header["roots"]]
-            self.segments = [(ref["digest"], ref["plain_bytes"]) for ref in self.header["segments"]]
+            self.segments = [(r["digest"], r.get("base", ""), r["plain_bytes"]) for r in self.header["segments"]]
             unknown = sorted({str(name) for name in self.header.get("requires", ())} - FEATURES)
             is_newer = self.header["format"] > FORMAT or bool(unknown)
         except DAMAGE:
@@ -770,9 +772,9 @@ class Snapshot:
     def entries(self, failed: Callable[[bytes, str], None]) -> Iterator[tuple[dict[str, Any], bytes]]:
         """Yield each entry with its path below the target; names a segment that cannot be read, and goes on."""
         places = [b""] if len(self.roots) == 1 else [root.strip(b"/") for root in self.roots]
-        for digest, size in self.segments:
+        for digest, base, size in self.segments:
             try:
-                lines = self.segment(digest, size).splitlines()
+                lines = self.segment(digest, base, size).splitlines()
             except (Trouble, OSError, *DAMAGE) as error:
                 failed(b"segment " + str(digest).encode(errors="replace"), f"a part of the manifest is lost: {error}")
                 continue
@@ -790,12 +792,20 @@ class Snapshot:
                     continue
                 yield entry, path
 
-    def segment(self, digest: str, size: int) -> bytes:
-        if not DIGEST.fullmatch(digest):
+    def segment(self, digest: str, base: str, size: int) -> bytes:
+        """Return the lines of a segment, which may be stored as a patch of another one, its base."""
+        if not DIGEST.fullmatch(digest) or (base and not DIGEST.fullmatch(base)):
             raise Trouble("its name is wrong")
-        stored = self.source.read(f"blobark/{self.server}/segments/{digest}")
-        plain = limited(self.decode([stored]), size + 1)
-        if len(plain) != size or (self.hasher and digest_of(self.hasher(), plain) != digest):
+        before = self.plain(base, base, b"", 32 * MIB) if base else b""
+        plain = self.plain(f"{digest}-{base}" if base else digest, digest, before, size)
+        if len(plain) != size:
+            raise Trouble("it is damaged")
+        return plain
+
+    def plain(self, name: str, digest: str, base: bytes, most: int) -> bytes:
+        stored = self.source.read(f"blobark/{self.server}/segments/{name}")
+        plain = limited(self.decode([stored], base), most + 1)
+        if self.hasher and digest_of(self.hasher(), plain) != digest:
             raise Trouble("it is damaged")
         return plain
 
@@ -884,7 +894,7 @@ def check_path(path: bytes) -> None:
 
 
 def display(path: bytes) -> str:
-    return printable(path.decode(errors="surrogateescape"))
+    return printable(path.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
