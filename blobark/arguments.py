@@ -152,10 +152,11 @@ def _save_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _creating(parser: argparse.ArgumentParser) -> None:
+    from blobark import tags
+
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
     text = "begin anew in a store that has lost its snapshots (default: refuse, since it may not be mounted)"
     parser.add_argument("--new-store", action="store_true", help=text)
-    from blobark import tags
 
     text = "give the new snapshot this name, that `keep` can hold it by (may be repeated)"
     parser.add_argument("--tag", action="append", type=tags.check, default=[], dest="tags", metavar="TAG", help=text)

@@ -80,11 +80,9 @@ def exit_code(result: object) -> int:
 
 
 def _figures(command: str, result: Any) -> tuple[int, int, int]:
-    """Return files (or blobs), their bytes, and failed items of a command's result, None where it has none."""
+    """Return files (or blobs), their bytes, and failed items; zeros where there is no result."""
     result = result.closing if isinstance(result, Listing) else result
-    if result is None:
-        return 0, 0, 0
-    match command:
+    match None if result is None else command:
         case "index":
             present = [result.tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
             figures = sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
@@ -94,12 +92,14 @@ def _figures(command: str, result: Any) -> tuple[int, int, int]:
             figures = result.save.sent, result.save.sent_bytes, len(result.failed)
         case "restore":
             figures = result.written, result.written_bytes, len(result.failed)
+        case "drill":
+            figures = result.files, result.bytes, len(result.failed)
         case "verify":
             figures = result.blobs, result.blob_bytes, result.damaged + len(result.failed)
         case "repair":
             figures = result.mended, result.mended_bytes, result.left + len(result.verified.failed)
         case "prune":
             figures = result.deleting.blobs, result.deleting.bytes, 0
-        case _:  # drill
-            figures = result.files, result.bytes, len(result.failed)
+        case _:
+            figures = 0, 0, 0
     return figures

@@ -51,24 +51,27 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
 def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> Rows:
     match command:
         case "index":
-            return _index(result, config, dry_run=dry_run)
+            rows = _index(result, config, dry_run=dry_run)
         case "save":
-            return _saving(result, config, seconds, dry_run=dry_run)
+            rows = _saving(result, config, seconds, dry_run=dry_run)
         case "backup":
-            return _backup(result, config, seconds, dry_run=dry_run)
+            rows = _backup(result, config, seconds, dry_run=dry_run)
         case "restore":
-            return _restore_plan(result) if dry_run else _restore(result, config, seconds)
+            rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
         case "doctor":
-            return _doctor(result)
+            rows = _doctor(result)
         case "rebuild":
-            return _rebuild(result)
+            rows = _rebuild(result)
+        case "map":
+            rows = _map(result)
+        case "diff":
+            rows = _diff(result)
         case _:
-            return _told_elsewhere(command, result)
+            rows = _told_elsewhere(command, result)
+    return rows
 
 
 def _told_elsewhere(command: str, result: Any) -> Rows:
-    if command in ("map", "diff"):
-        return _map(result) if command == "map" else _diff(result)
     if command in ("verify", "repair"):
         from blobark import summary_checking
 

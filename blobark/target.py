@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from blobark import metadata
+from blobark.blocks import WRITE_BYTES
 from blobark.directories import Directories
 from blobark.errors import Fatal, Interrupted, LockHeld, TargetError, TargetFull
 from blobark.filelock import lock
@@ -30,8 +31,6 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _CLOSED = -1
 """No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
 _TRIAL = f"{TEMPORARY_PREFIX}{0:016}.part"
-MOST_WRITTEN_BYTES = 1024 * 1024
-"""At once: of more, Linux looks for memory in one piece for each 2 MiB, which takes longer than the copying."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -317,7 +316,7 @@ class NewFile:
         """Write all of `data` at `offset`."""
         view = memoryview(data)
         while view:
-            written = os.pwrite(self.descriptor, view[:MOST_WRITTEN_BYTES], offset)
+            written = os.pwrite(self.descriptor, view[:WRITE_BYTES], offset)
             view = view[written:]
             offset += written
 

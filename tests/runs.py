@@ -151,7 +151,7 @@ class Started(Workspace):
         )
 
 
-def wait_until(condition: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+def wait_until(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
     """Return when the condition holds; fails when the process ends before that, or after a minute."""
     limit_s = time.monotonic() + PATIENCE_S
     while not condition():

@@ -36,7 +36,7 @@ OPTIONS: dict[str, dict[str, list[str]]] = {
         "--adopt": ["{server}"],
         "--skip-damaged": [],
     },
-    "save": {"--create-container": [], "--new-store": [], "--skip-damaged": [], "--tag": ["before"]},
+    "save": {"--create-container": [], "--new-store": [], "--skip-damaged": [], "--tag": ["monthly"]},
     "restore": {
         "--snapshot": ["1"],
         "--server": ["{server}"],

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.command_lines import COMMANDS, TIMEOUT_S, backed_up, many_files, run, three_files
-from tests.runs import Workspace
+from tests.runs import Workspace, wait_until
 
 EVIL_NAMES = (
     b"escape \x1b[2J\x1b]0;title\x07",
@@ -49,8 +49,7 @@ def test_an_interrupted_run_says_so(many: Workspace, tmp_path: Path, number: sig
     place = tmp_path / "restored"
     command = many.command("restore", "--json", "--to", str(place))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-        while process.poll() is None and not place.exists():
-            pass
+        wait_until(place.exists, process)
         process.send_signal(number)
         stdout, stderr = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130
@@ -147,8 +146,7 @@ def test_paths_of_the_configuration_reach_no_terminal_raw(tmp_path: Path, worksp
 def test_a_log_gets_a_line_now_and_then(many: Workspace, tmp_path: Path) -> None:
     place = tmp_path / "restored"
     with subprocess.Popen(many.command("restore", "--to", str(place)), stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not (place.exists() and any(place.iterdir())):
-            pass
+        wait_until(lambda: place.exists() and any(place.iterdir()), process)
         process.send_signal(signal.SIGSTOP)
         time.sleep(10.5)  # the time after which a line is due
         process.send_signal(signal.SIGCONT)

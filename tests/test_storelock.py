@@ -48,6 +48,7 @@ def on_folder(kind: type[Workspace], folder: Path, source: Path) -> tuple[Worksp
     one, other = (kind(folder / name, source, server="web1") for name in ("one", "other"))
     other.store = one.store
     other.configure(store=str(one.store))
+    one.configure(max_requests_per_s=400)  # so that there is time to stop it
     return one, other
 
 

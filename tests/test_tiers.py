@@ -21,7 +21,7 @@ from blobark.progress import Display
 from blobark.rehydrate import Archive
 from blobark.stores.azure import AzureStore
 from tests.azurite_server import AzuriteServer
-from tests.runs import Workspace
+from tests.runs import Workspace, wait_until
 from tests.tier_proxy import ArchiveProxy
 from tools.compare import differences
 
@@ -165,10 +165,9 @@ def test_a_restore_that_was_stopped_asks_for_nothing_twice(
     archive(container, *wanted)
     proxy.listings = 1_000_000
     first = subprocess.Popen(
-        [*workspace.command("restore", "--rehydrate", "standard"), "--json"], stdout=subprocess.PIPE, text=True
+        [*workspace.command("restore", "--rehydrate", "standard"), "--json"], stdout=subprocess.PIPE
     )
-    while len(proxy.asked) < FILES:
-        assert first.poll() is None
+    wait_until(lambda: len(proxy.asked) >= FILES, first)
     first.send_signal(signal.SIGTERM)
     out, _ = first.communicate(timeout=30)
     assert (first.returncode, json.loads(out)["exit_code"]) == (130, 130)

@@ -17,7 +17,7 @@ from blobark.stores.azure import AzureStore
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.in_blocks import InBlocks
-from tests.runs import Workspace
+from tests.runs import Workspace, wait_until
 from tests.short_lock import ShortLock
 from tests.tier_proxy import WormProxy
 from tools.compare import differences
@@ -76,8 +76,7 @@ def test_a_save_that_was_killed_goes_on(workspace: Workspace, proxy: WormProxy, 
     hangs = faults.hang(method="PUT", where="/segments/")
     proxy.add(hangs)
     first = subprocess.Popen(workspace.command("save"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    while not hangs.fired:
-        assert first.poll() is None
+    wait_until(lambda: hangs.fired, first)
     assert {blob.name for blob in container.list_blobs("web1_")} == set(workspace.guids().values())
     first.send_signal(signal.SIGKILL)
     first.wait()
