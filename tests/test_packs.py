@@ -169,6 +169,24 @@ def test_what_moves_while_it_is_packed(in_folder: Workspace, source: Path) -> No
     assert (in_folder.restored / "0" / "file-007").read_bytes() == (source / "0" / "file-007").read_bytes()
 
 
+def test_what_is_no_file_any_more_when_it_is_packed(in_folder: Workspace, source: Path) -> None:
+    in_folder.run("index")
+    fifo, folder, link, gone = (source / str(number) / f"file-{number:03}" for number in range(4))
+    for path in (fifo, folder, link, gone):
+        path.unlink()
+    os.mkfifo(fifo)
+    folder.mkdir()
+    link.symlink_to("/dev/zero")
+    run = in_folder.run("save", expect=3)
+    assert run.result["packed"] == SMALL - 4
+    assert run.failed(in_folder) == {
+        "0/file-000": "is a fifo now",
+        "1/file-001": "is a dir now",
+        "2/file-002": "is a symlink now",
+        "3/file-003": "vanished after it was indexed",
+    }
+
+
 def test_hard_links_and_attributes_of_packed_files(in_folder: Workspace, source: Path) -> None:
     os.link(source / "0" / "file-000", source / "another-name")
     os.setxattr(source / "0" / "file-007", "user.note", b"x\0y")
