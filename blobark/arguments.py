@@ -6,28 +6,23 @@ import argparse
 import difflib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from blobark import __version__, tags
+from blobark import __version__
 from blobark.arguments_checking import COMMANDS as CHECKING_COMMANDS
 from blobark.arguments_listing import COMMANDS as LISTING_COMMANDS
 from blobark.arguments_measuring import COMMANDS as MEASURING_COMMANDS
 from blobark.arguments_pruning import COMMANDS as PRUNING_COMMANDS
 from blobark.arguments_restore import RESTORE, repeated_target
-from blobark.backup import BackupOptions, run_backup
 from blobark.command import Command
-from blobark.commands import IndexOptions, SaveOptions, run_doctor, run_index, run_save
-from blobark.completion import SHELLS, list_script
 from blobark.context import Context
-from blobark.doctor import NEEDS
 from blobark.errors import EXIT_USAGE, ConfigError
-from blobark.rebuild import RebuildOptions, run_rebuild
+
+if TYPE_CHECKING:
+    from blobark.commands import IndexOptions, SaveOptions
 
 MONITORED = ("index", "save", "backup", "restore", "drill", "verify", "repair", "prune")
 """Commands that monitoring is told of."""
-
-USUAL = tuple(name for name in NEEDS if name != "prune")
-"""What the doctor looks at when it is not told: a machine need not be able to delete."""
 
 EXIT_CODES = """exit codes:
   0 done   1 a bug   2 configuration or command line is wrong   3 finished, but some items failed (they are named)
@@ -137,10 +132,14 @@ def _skipping(context: Context, options: argparse.Namespace) -> Context:
 
 
 def _run_index(context: Context, options: argparse.Namespace) -> Any:
+    from blobark.commands import run_index
+
     return run_index(_skipping(context, options), _indexing(options))
 
 
 def _indexing(options: argparse.Namespace) -> IndexOptions:
+    from blobark.commands import IndexOptions
+
     empty, shrink = frozenset(options.allow_empty), frozenset(options.allow_shrink)
     return IndexOptions(empty, shrink, options.adopt, options.dry_run)
 
@@ -153,18 +152,25 @@ def _save_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _creating(parser: argparse.ArgumentParser) -> None:
+    from blobark import tags
+
     parser.add_argument("--create-container", action="store_true", help="make the Azure container when it is missing")
     text = "begin anew in a store that has lost its snapshots (default: refuse, since it may not be mounted)"
     parser.add_argument("--new-store", action="store_true", help=text)
+
     text = "give the new snapshot this name, that `keep` can hold it by (may be repeated)"
     parser.add_argument("--tag", action="append", type=tags.check, default=[], dest="tags", metavar="TAG", help=text)
 
 
 def _run_save(context: Context, options: argparse.Namespace) -> Any:
+    from blobark.commands import run_save
+
     return run_save(_skipping(context, options), _saving(options, options.retry_failed))
 
 
 def _saving(options: argparse.Namespace, retry_failed: Path | None = None) -> SaveOptions:
+    from blobark.commands import SaveOptions
+
     labels = tuple(dict.fromkeys(options.tags))
     return SaveOptions(options.create_container, options.new_store, retry_failed, labels, options.dry_run)
 
@@ -177,17 +183,25 @@ def _backup_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_backup(context: Context, options: argparse.Namespace) -> Any:
+    from blobark.backup import BackupOptions, run_backup
+
     backup = BackupOptions(_indexing(options), _saving(options), options.wait, options.dry_run)
     return run_backup(_skipping(context, options), backup)
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
+    from blobark.doctor import NEEDS
+
     text = "what this machine is to do (may be repeated; default: all of these but prune)"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
 def _run_doctor(context: Context, options: argparse.Namespace) -> Any:
-    return run_doctor(context, options.commands or USUAL, dry_run=options.dry_run)
+    from blobark.commands import run_doctor
+    from blobark.doctor import NEEDS
+
+    usual = tuple(name for name in NEEDS if name != "prune")  # a machine need not be able to delete
+    return run_doctor(context, options.commands or usual, dry_run=options.dry_run)
 
 
 def _rebuild_options(parser: argparse.ArgumentParser) -> None:
@@ -197,14 +211,20 @@ def _rebuild_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_rebuild(context: Context, options: argparse.Namespace) -> Any:
+    from blobark.rebuild import RebuildOptions, run_rebuild
+
     return run_rebuild(context, RebuildOptions(options.server, options.force, options.dry_run))
 
 
 def _completion_options(parser: argparse.ArgumentParser) -> None:
+    from blobark.completion import SHELLS
+
     parser.add_argument("shell", choices=SHELLS, metavar="SHELL", help="bash or zsh")
 
 
 def _completion(options: argparse.Namespace) -> Any:
+    from blobark.completion import list_script
+
     return list_script(options.shell, every_command())
 
 

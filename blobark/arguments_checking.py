@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from blobark.checking import RepairOptions, VerifyOptions, list_damage, list_repairs
 from blobark.command import Command, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing
+from blobark.output import Listing
 
 
 def _verify_options(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +23,8 @@ def _verify_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _verify(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark.checking import VerifyOptions, list_damage
+
     if options.share is not None and not options.read:
         raise ConfigError("--sample is for --read")
     part = (options.share or 1.0) if options.read else 0.0
@@ -39,6 +40,8 @@ def _repair_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _repair(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark.checking import RepairOptions, list_repairs
+
     all_rows = options.json or options.verbose
     return list_repairs(context, RepairOptions(options.server, options.found, options.yes, all_rows))
 

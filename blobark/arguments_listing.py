@@ -5,13 +5,16 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from blobark import changes, listings, schedule, status
 from blobark.command import Command, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing, MapResult
 from blobark.names import meant
+from blobark.output import Listing
+
+if TYPE_CHECKING:
+    from blobark.listings import MapResult
 
 LATEST = "latest"
 
@@ -54,6 +57,8 @@ def _map_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _schedule_options(parser: argparse.ArgumentParser) -> None:
+    from blobark import schedule
+
     when = parser.add_mutually_exclusive_group()
     text = "back up every day at this time, up to 15 minutes later"
     when.add_argument("--daily", type=_read_by(schedule.daily_time), metavar="HH:MM", help=text)
@@ -87,6 +92,8 @@ def _read_by(read: Callable[[str], str]) -> Callable[[str], str]:
 
 
 def _schedule(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import schedule
+
     given = (options.daily or options.weekly, options.prune, options.verify, options.sample)
     times = schedule.Times(*(text or "" for text in given))
     if times.sample and not times.verify:
@@ -97,6 +104,8 @@ def _schedule(context: Context, options: argparse.Namespace) -> Listing:
 
 
 def _status(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import status
+
     return status.list_status(context, options.server)
 
 
@@ -105,26 +114,38 @@ def _status_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _snapshots(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import listings
+
     return listings.list_snapshots(context, options.server)
 
 
 def _ls(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import listings
+
     return listings.list_entries(context, options.server, options.number, meant(options.path))
 
 
 def _find(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import listings
+
     return listings.list_matches(context, options.server, options.pattern)
 
 
 def _diff(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import changes
+
     return changes.list_differences(context, options.server, options.before, options.after)
 
 
 def _history(context: Context, options: argparse.Namespace) -> Listing:
+    from blobark import listings
+
     return listings.list_history(context, options.server, meant(options.path))
 
 
 def _map(context: Context, options: argparse.Namespace) -> MapResult:
+    from blobark import listings
+
     return listings.write_map(context, options.server, options.number, options.out)
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blobark.command import Command, server_option, share, snapshot_number
 from blobark.config_keys import part_size
 from blobark.context import Context
-from blobark.drill import DrillOptions, DrillResult, VerifyResult, run_drill, verify
 from blobark.errors import ConfigError
-from blobark.foresight import ForecastResult, run_forecast
-from blobark.sweep import SweepOptions, SweepResult, run_sweep
+
+if TYPE_CHECKING:
+    from blobark.drill import DrillResult, VerifyResult
+    from blobark.foresight import ForecastResult
+    from blobark.sweep import SweepResult
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -37,6 +40,8 @@ def _forecast_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _forecast(context: Context, options: argparse.Namespace) -> ForecastResult:
+    from blobark.foresight import run_forecast
+
     return run_forecast(context, server=options.server, number=options.snapshot, rto_s=options.rto)
 
 
@@ -74,6 +79,8 @@ def _drill_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _drill(context: Context, options: argparse.Namespace) -> DrillResult:
+    from blobark.drill import DrillOptions, run_drill
+
     chosen = DrillOptions(
         share=options.share,
         snapshot=options.snapshot,
@@ -90,6 +97,8 @@ def _verify(options: argparse.Namespace) -> VerifyResult | None:
         if options.key:
             raise ConfigError("--key is for --verify FILE")
         return None
+    from blobark.drill import verify
+
     return verify(options.verify, options.key)
 
 
@@ -135,6 +144,8 @@ def _repeat(text: str) -> int:
 
 
 def _sweep(context: Context, options: argparse.Namespace) -> SweepResult:
+    from blobark.sweep import SweepOptions, run_sweep
+
     chosen = SweepOptions(
         workers=options.workers,
         part_sizes=options.part_sizes,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from blobark.command import Command, server_option, snapshot_number
 from blobark.config_keys import bytes_of
 from blobark.context import Context
-from blobark.prune import PruneOptions, PruneResult, run_prune
-from blobark.tagging import TagOptions, TagResult, run_tag
+
+if TYPE_CHECKING:
+    from blobark.prune import PruneResult
+    from blobark.tagging import TagResult
 
 
 def _tag_options(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +23,8 @@ def _tag_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _tag(context: Context, options: argparse.Namespace) -> TagResult:
+    from blobark.tagging import TagOptions, run_tag
+
     return run_tag(context, TagOptions(options.number, tuple(options.names), options.remove, options.server))
 
 
@@ -42,6 +47,8 @@ def _size(text: str) -> int:
 
 
 def _prune(context: Context, options: argparse.Namespace) -> PruneResult:
+    from blobark.prune import PruneOptions, run_prune
+
     return run_prune(context, PruneOptions(options.server, options.yes, max_rewrite_bytes=options.max_rewrite))
 
 
@@ -53,6 +60,8 @@ def _forget_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _forget(context: Context, options: argparse.Namespace) -> PruneResult:
+    from blobark.prune import PruneOptions, run_prune
+
     numbers = frozenset(options.numbers)
     return run_prune(context, PruneOptions(options.server, options.yes, numbers, options.last_complete))
 

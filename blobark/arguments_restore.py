@@ -6,17 +6,15 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blobark.again import restore_target
 from blobark.command import Command, moment_ns, server_option, share, snapshot_number
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.excerpt import Edits
-from blobark.owners import Owners
-from blobark.restoring import RestoreOptions, run_restore
-from blobark.selection import NO_PATTERNS, Selection, read_patterns
-from blobark.streaming import Stream, stream_file, stream_tar
+
+if TYPE_CHECKING:
+    from blobark.output import Stream
+    from blobark.restoring import RestoreOptions
 
 _ONLY_OF_SNAPSHOTS = (
     "snapshot",
@@ -148,6 +146,11 @@ def _named(name: str) -> str:
 
 
 def _run(context: Context, options: argparse.Namespace) -> Any:
+    from blobark.excerpt import Edits
+    from blobark.owners import Owners
+    from blobark.restoring import RestoreOptions, run_restore
+    from blobark.selection import NO_PATTERNS, Selection, read_patterns
+
     _refuse_contradictions(options)
     owners = Owners.of(options.owner_map, mine=options.no_owner)
     chosen = RestoreOptions(
@@ -181,11 +184,15 @@ def repeated_target(options: argparse.Namespace) -> str | None:
     journal = getattr(options, "retry_failed", None)
     if journal is None or options.command != "restore" or options.restore_root is not None:
         return None
+    from blobark.again import restore_target
+
     target = restore_target(journal, in_place=options.in_place)
     return None if options.in_place else os.fsdecode(target)
 
 
 def _stream(context: Context, options: RestoreOptions, *, is_tar: bool) -> Stream:
+    from blobark.streaming import stream_file, stream_tar
+
     return stream_tar(context, options) if is_tar else stream_file(context, options)
 
 

@@ -30,9 +30,9 @@ from blobark.commands import (
     IndexOptions,
     SaveOptions,
     estimate_draft,
-    hired,
     make_draft,
     save_draft,
+    sending,
     store_to_write,
 )
 from blobark.context import Context
@@ -42,6 +42,7 @@ from blobark.hooks import append_line, run_hook
 from blobark.indexed import IndexResult
 from blobark.journals import journaled
 from blobark.model import display, printable
+from blobark.outset import hired
 from blobark.saved import SaveResult
 from blobark.steps import step
 from blobark.storelock import StoreLock, store_lock
@@ -124,7 +125,7 @@ def run_backup(context: Context, options: BackupOptions) -> BackupResult:
 
 def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> BackupResult:
     with (
-        hired(context, False),
+        hired(context, sending(context), dry_run=False),
         Catalog.open(context.config.state_dir) as catalog,
         contextlib.ExitStack() as stack,
     ):

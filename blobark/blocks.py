@@ -27,6 +27,9 @@ MOST_CHUNK_BYTES = 4 * CHUNK_BYTES
 READ_BYTES = 2 * MIB
 """What to read at a time of what is to be cut: little enough to be still near when it is copied and digested."""
 
+WRITE_BYTES = MIB
+"""What to write at a time: of 2 MiB and more Linux wants memory in pieces so large, and may have to make room first."""
+
 
 def bits_for(content_size: int, inherited: int = 0) -> int:
     """Return the bits to cut content of this size with: those of its earlier version, or more where it needs them."""
@@ -54,6 +57,11 @@ def most_bytes(bits: int) -> int:
 def digest_of(block: bytes | memoryview) -> str:
     """Return a block's name: 64 hex digits, which is the longest id that Azure takes."""
     return blake3(block).hexdigest()
+
+
+def hasher() -> blake3:
+    """Return what `digest_of` digests with, for a block that comes in pieces."""
+    return blake3()
 
 
 class Buffers:

@@ -14,9 +14,9 @@ import msgspec
 from blobark import browse
 from blobark.browse import Difference, Tree
 from blobark.context import Context
-from blobark.listings import Listing, Row, server_of
-from blobark.model import Entry
-from blobark.names import shown
+from blobark.listings import server_of
+from blobark.model import Entry, display
+from blobark.output import Listing, Row
 from blobark.scratch import Differences
 
 PROGRESS_EVERY = 1000
@@ -104,4 +104,4 @@ def _guid(found: Difference) -> str:
 def _row(found: Difference) -> DifferenceRow:
     before, after = found.before, found.after
     sizes = before.size if before is not None else 0, after.size if after is not None else 0
-    return DifferenceRow(found.change, shown(found.path), *sizes)
+    return DifferenceRow(found.change, display(found.path), *sizes)

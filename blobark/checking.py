@@ -23,8 +23,9 @@ from blobark.context import Context
 from blobark.errors import EXIT_DAMAGED, EXIT_DONE, EXIT_ITEMS_FAILED, ConfigError
 from blobark.filelock import state_lock
 from blobark.inventory import Inventory
-from blobark.listings import Listing, Row, server_of
+from blobark.listings import server_of
 from blobark.model import display
+from blobark.output import Listing, Row
 from blobark.repair import Repair, RepairResult
 from blobark.storelock import store_lock
 from blobark.verify import Verification, VerifyResult

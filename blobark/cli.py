@@ -33,14 +33,13 @@ from blobark.context import Context
 from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
-from blobark.listings import Listing, Row
 from blobark.model import printable
 from blobark.monitoring import exit_code, monitored
+from blobark.output import Listing, Row, Stream
 from blobark.progress import Display
 from blobark.rules import Rules
 from blobark.stores.load import Limits
 from blobark.stores.retry import Retrying
-from blobark.streaming import Stream
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 """Where the scripts lie, and the configuration that they use when there is none in the current folder."""
@@ -79,6 +78,7 @@ def _main(argv: list[str], command: str | None) -> int:
         return _report_error(argparse.Namespace(command=command or "", json="--json" in argv), error)
     options.default_dir = CHECKOUT if command else None
     gc.freeze()  # what is loaded stays: the collector need not look at it again
+    gc.enable()
     shown = Display(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         return _run(options, shown)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,19 +21,19 @@ from blobark.doctor import DoctorResult, examine
 from blobark.drafts import check_roots, make_draft_current
 from blobark.engine import Engine
 from blobark.errors import BlobarkError, ConfigError, Fatal, Interrupted, StoreMissing
-from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.filelock import state_lock
 from blobark.indexed import IndexResult
 from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
+from blobark.member import Makers
 from blobark.model import Header, Root, display, printable
+from blobark.outset import catalog_to_read, hired
 from blobark.publish import publish
 from blobark.save import Saver
 from blobark.saved import SaveResult
 from blobark.send import Job, Sender, SendTask
 from blobark.storelock import StoreLock, store_lock
 from blobark.stores.base import Store
-from blobark.target import Target
 from blobark.trash import Trash
 from blobark.walk import raise_descriptor_limit
 
@@ -102,7 +102,7 @@ def run_save(context: Context, options: SaveOptions) -> SaveResult:
     with (
         journaled(context, "save", dry_run=options.dry_run) as (run, ending),
         state_lock(state_dir, "save") as known_as,
-        hired(context, options.dry_run),
+        hired(context, sending(context), dry_run=options.dry_run),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         lost: list[tuple[str, str]] = []
@@ -202,23 +202,13 @@ def _tag(store: Store, result: SaveResult, labels: Sequence[str]) -> None:
     result.tags = sorted(labels)
 
 
-@contextlib.contextmanager
-def hired(context: Context, dry_run: bool) -> Iterator[None]:
-    """Have a crew while this lasts, which must begin before the store is asked anything: that starts threads."""
+def sending(context: Context) -> Makers:
+    """Return what makes the work of a save in a member of the crew."""
 
     def sender(task: SendTask, _descriptors: list[int], engine: Engine) -> Sender:
         return Sender(context, context.open_store(False), task, engine)
 
-    def fetcher(task: FetchTask, descriptors: list[int], engine: Engine) -> Fetcher:
-        return Fetcher(context.open_store(False), Target(descriptors[0]), task, engine, dry_run=False)
-
-    limited = context.config.max_bandwidth or context.config.max_requests_per_s
-    if not dry_run and not limited:  # a limit is one process's: it needs no second one
-        context.crew.hire({SendTask: (Job, sender), FetchTask: (RestoreJob, fetcher)}, context.store_counters)
-    try:
-        yield
-    finally:
-        context.crew.dismiss()
+    return {SendTask: (Job, sender)}
 
 
 def _store_to_look_at(context: Context) -> Store | None:
@@ -249,13 +239,3 @@ def run_doctor(context: Context, commands: Sequence[str], *, dry_run: bool) -> D
         catalog = catalog_to_read(stack, context.config.state_dir)
         server = context.config.server or (catalog.get("server") if catalog else "")
     return examine(context, server or identity.name_for_host(identity.this_host().name), commands, dry_run=dry_run)
-
-
-def catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:
-    """Return the catalog if there is one that can be used: a restore needs none, it saves requests."""
-    try:
-        if not (state_dir / "catalog.sqlite").exists():
-            return None
-        return stack.enter_context(Catalog.open(state_dir, to_read=True))
-    except (BlobarkError, OSError):
-        return None

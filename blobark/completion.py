@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from blobark.listings import Listing
+from blobark.output import Listing
 
 SHELLS = ("bash", "zsh")
 

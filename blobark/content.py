@@ -29,7 +29,7 @@ from blobark.extents import of_entry
 from blobark.guids import blob_name
 from blobark.model import Data, Entry, Extent, Sent
 from blobark.segments import decode_entry, encode_entry
-from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store
+from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Take
 from metrics.stages import Stages
 
 EMPTY_DIGEST = blake3(b"").hexdigest()
@@ -91,7 +91,7 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
 
     None when the file changed meanwhile, unless this is the last reading: then the entry is flagged.
     """
-    data = b"".join(source.read_blocks(descriptor, entry, BLOCK_SIZE_BYTES))
+    data = source.read_whole(descriptor, entry)
     hasher = source.content_hasher(entry)
     hasher.update(data)
     entry = replace(entry, digest=hasher.hexdigest())
@@ -136,6 +136,19 @@ def read_extent(
     """
     stored = _stored(store, extent, version, most)
     return decoded(stored, extent.skip, extent.plain_length, stages) if extent.codec else stored
+
+
+def pour_extent(store: Store, extent: Extent, take: Take, *, version: str, most: int) -> None:
+    """Give what an extent without a codec names to `take` as it comes, with requests of at most `most` bytes.
+
+    Raises `ContentError` as `pieces`; what `take` raises comes through.
+    """
+    for done in range(0, extent.stored_length, most):
+        length = min(most, extent.stored_length - done)
+        try:
+            store.pour(extent.blob, extent.stored_offset + done, length, take, version=version)
+        except BlobNotFound:
+            raise missing(extent.blob) from None
 
 
 def _stored(store: Store, extent: Extent, version: str, most: int) -> Iterator[Data]:

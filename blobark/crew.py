@@ -14,6 +14,7 @@ that stop a run come back as what they are.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import selectors
 import signal
@@ -67,6 +68,7 @@ class Crew:
         wanted = min(os.cpu_count() or 1, engine.workers, engine.max_bytes // LEAST_MEMBER_BYTES, MOST_MEMBERS)
         if wanted < 2 or not _has_one_thread():
             return
+        gc.freeze()  # what is loaded stays: no member's collector writes to it, which would copy it
         workers, max_bytes = engine.workers // wanted, engine.max_bytes // wanted
         for number in range(wanted):
             try:

@@ -5,6 +5,7 @@ while it opens, which takes a moment, ends the process without a word. So it imp
 is ready for that, nothing but the standard library, and runs on any Python 3.
 """
 
+import gc
 import os
 import sys
 
@@ -56,6 +57,7 @@ def _run(command: str) -> int:
         except OSError:  # its reader has left
             pass
         return 2
+    gc.disable()  # of what is loaded now nothing is garbage; `cli` turns it on again
     from blobark.cli import main
 
     signal.signal(signal.SIGINT, usual)

@@ -4,19 +4,22 @@
     the file that is to be replaced                 a block that it has too is copied from there
     the store                                       the others, with range reads of neighbours together
 
-A block is known by its digest, wherever it comes from, and is compared with it before it is written; so all of the
-file is right when all its blocks are. All of a blob is read from one version of it.
+A block is known by its digest, wherever it comes from, and is compared with it; so all of the file is right when all
+its blocks are, and before that it has no name but that of its `.part`. One that lies in the store as it is, is digested
+and written while it comes, a MiB at a time, so that no byte has to be fetched from memory again; a wrong one is fetched
+once more and written over. All of a blob is read from one version of it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from blobark import blocks, source
 from blobark.blocks import READ_BYTES, Layout
-from blobark.content import missing, read_extent
+from blobark.content import missing, pour_extent, read_extent
 from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import Finder, of_entry, split
@@ -25,7 +28,7 @@ from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.target import NewFile
 from blobark.upload import memory_cost
 from blobark.verified import FETCHES
-from metrics.stages import COMPARE, DECODE, WRITE
+from metrics.stages import COMPARE, DECODE, WRITE, Stages
 
 AHEAD_BYTES = 32 * 1024 * 1024
 """How much of a stream is fetched at once, at most, so that its blocks come in parallel."""
@@ -160,10 +163,23 @@ class Downloader:
             else:
                 self._write(new, wanted, there)
         for run in _runs(lacking):
-            for number, data in zip(run, self._fetch([batch[number] for number in run]), strict=True):
-                self._write(new, batch[number], data)
+            self._bring(new, [batch[number] for number in run])
+            for number in run:
                 fetched[number] = batch[number].block.size
         return fetched
+
+    def _bring(self, new: NewFile, run: list[_Wanted]) -> None:
+        """Get blocks that follow each other from the store; those that lie there as they are, while they come."""
+        parts = list(self._finder.parts(run[0].offset, sum(wanted.block.size for wanted in run)))
+        if any(part.codec for part in parts):
+            for wanted, data in zip(run, self._fetch(run), strict=True):
+                self._write(new, wanted, data)
+            return
+        arrival = _Arrival(self._stages, run, partial(self._write_at, new))
+        for part in parts:
+            pour_extent(self._store, part, arrival.take, version=self._versions[part.blob], most=self._part_bytes)
+        for wanted in arrival.wrong:
+            self._write(new, wanted, self._fetch_again(wanted))
 
     def _is_there(self, new: NewFile, wanted: _Wanted) -> bool:
         if not new.was_there:
@@ -178,9 +194,13 @@ class Downloader:
             return old.read(wanted.block)
 
     def _write(self, new: NewFile, wanted: _Wanted, data: Data) -> None:
+        self._write_at(new, wanted.offset, data)
+
+    def _write_at(self, new: NewFile, begin: int, data: Data) -> None:
+        """Write a part of the content to where it belongs."""
         since_ns = self._stages.now()
         view = memoryview(data)
-        for offset, length in self._layout.places(wanted.offset, wanted.block.size):
+        for offset, length in self._layout.places(begin, len(view)):
             new.write(view[:length], offset)
             view = view[length:]
         self._stages.lap(WRITE, since_ns)
@@ -212,6 +232,43 @@ class Downloader:
         for part in self._finder.parts(run[0].offset, size):
             version = self._versions[part.blob]
             yield from read_extent(self._store, part, version=version, stages=self._stages, most=self._part_bytes)
+
+
+class _Arrival:
+    """Blocks that follow each other, on their way from the store: each piece is digested and written as it comes.
+
+    `wrong` are, when all have come, those that have other digests than they should; their places hold anything.
+    """
+
+    def __init__(self, stages: Stages, run: list[_Wanted], write: Callable[[int, Data], None]) -> None:
+        self.wrong: list[_Wanted] = []
+        self._stages = stages
+        self._write = write
+        self._at = run[0].offset
+        self._coming = iter(run)
+        self._next()
+
+    def take(self, data: Data) -> None:
+        """Take the bytes that come next. Raises `OSError` where they cannot be written."""
+        view = memoryview(data)
+        while view:
+            part = view[: self._end - self._at]
+            since_ns = self._stages.now()
+            self._hasher.update(part)
+            self._stages.lap(DECODE, since_ns)
+            self._write(self._at, part)
+            self._at += len(part)
+            view = view[len(part) :]
+            if self._at == self._end:
+                if self._hasher.hexdigest() != self._wanted.block.digest:
+                    self.wrong.append(self._wanted)
+                self._next()
+
+    def _next(self) -> None:
+        wanted = next(self._coming, None)
+        if wanted is not None:
+            self._wanted, self._hasher = wanted, blocks.hasher()
+            self._end = wanted.offset + wanted.block.size
 
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:

@@ -148,6 +148,8 @@ class Engine:
         self.max_bytes = max_bytes
         self.stop = stop
         self.pace = Pace(workers, auto=auto, first=first)
+        self._first = first
+        self._inner: Engine | None = None
         self.stages = stages or Stages(workers)
         """Where the work notes what its time goes to."""
         self.turn = Turn(self.stages)
@@ -157,8 +159,13 @@ class Engine:
         """Jobs that have been handed to a thread and whose results have not come back."""
 
     def within(self, max_bytes: int) -> Engine:
-        """Return an engine for the pieces of one job of this one, which costs `max_bytes`."""
-        return Engine(self.workers, max_bytes, self.stop, auto=self.auto, stages=self.stages)
+        """Return an engine for the pieces of one job of this one, which costs `max_bytes`.
+
+        It begins with as many threads as the one before it has come to.
+        """
+        first = self._inner.pace.workers if self._inner is not None else self._first
+        self._inner = Engine(self.workers, max_bytes, self.stop, auto=self.auto, first=first, stages=self.stages)
+        return self._inner
 
     def apart(self, work: Callable[[], Result]) -> Result:
         """Return `work()`. The main thread has another one do it, and hears a signal while that hangs."""

@@ -24,7 +24,6 @@ from blobark.browse import Place, Tree, parse_path
 from blobark.errors import ConfigError, Fatal, SnapshotError
 from blobark.manifest import check_path, places_of
 from blobark.model import Entry, Header, SegmentRef, SortKey, Totals, display, sort_key, text_or_b64
-from blobark.names import shown
 from blobark.owners import Owners
 from blobark.rules import Patterns
 from blobark.scratch import Landing
@@ -100,7 +99,7 @@ def choose(tree: Tree, selection: Selection) -> tuple[Chosen, list[bytes]]:
         if not found:
             missing.append(path)
     if not tops:
-        listed = ", ".join(shown(path) for path in missing[:MOST_NAMED])
+        listed = ", ".join(display(path) for path in missing[:MOST_NAMED])
         message = f"snapshot {tree.header.number} has nothing at {listed}"
         raise ConfigError(message, "blobark find NAME looks for a name in all snapshots")
     return Chosen({root: frozenset(below) for root, below in tops.items()}, includes, selection.exclude), missing

@@ -25,7 +25,7 @@ from blobark.engine import Engine
 from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.extents import of_entry
 from blobark.manifest import fault_of
-from blobark.model import Block, Data, Entry, Extent, Outcome, Status
+from blobark.model import Block, Data, Entry, Outcome, Status
 from blobark.plan import Fate, Overwrite
 from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
@@ -66,11 +66,6 @@ class _Small(NamedTuple):
     entry: Entry
     md5: str
     reason: str
-
-    @property
-    def extent(self) -> Extent | None:
-        """Where its content lies, if that is to be read with its neighbours'."""
-        return near(self.entry)
 
 
 class _Fetched(NamedTuple):
@@ -136,11 +131,11 @@ class Fetcher:
 
     def _fetch_bundle(self, begun: list[_Small | Outcome]) -> list[_Fetched | Outcome]:
         """Fetch the small files of a bundle together."""
-        extents = [step.extent for step in begun if isinstance(step, _Small) and step.extent is not None]
-        found = iter(read_together(self._store, extents, self._stages))
+        extents = [near(step.entry) if isinstance(step, _Small) else None for step in begun]
+        found = iter(read_together(self._store, [extent for extent in extents if extent is not None], self._stages))
         return [
-            self._fetch(step, next(found) if isinstance(step, _Small) and step.extent is not None else None)
-            for step in begun
+            self._fetch(step, next(found) if extent is not None else None)
+            for step, extent in zip(begun, extents, strict=True)
         ]
 
     def _fetch_alone(self, job: RestoreJob, step: _Small | Outcome) -> _Fetched | Outcome:
@@ -165,7 +160,10 @@ class Fetcher:
         try:
             since_ns = self._stages.now()
             with self._target.new_file(job.path, tag_of(job.path)) as new:
-                _Placer(new, entry).write(step.data)
+                if entry.ranges is None:
+                    new.write(step.data, 0)
+                else:
+                    _Placer(new, entry).write(step.data)
                 since_ns = self._stages.lap(WRITE, since_ns)
                 new.keep(entry)
                 self._stages.lap(METADATA, since_ns)

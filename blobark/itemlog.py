@@ -129,14 +129,15 @@ class ItemLog:
             self._give_up(error)
         self._flushed_s = time.monotonic()
 
-    def note(self, path: bytes, action: str, **facts: Any) -> None:
-        """Note an item: `facts` are the fields of `Item`."""
+    def note(self, path: bytes, action: str, *, kind: str = "file", reason: str = "", **facts: Any) -> None:
+        """Note an item: `facts` are further fields of `Item`."""
         if self._fd < 0:
             return
         try:
-            self._line(Item(path.decode(), action=action, **facts))
+            text, b64 = path.decode(), ""
         except UnicodeDecodeError:
-            self._line(Item("", text_or_b64(path)[1], action=action, **facts))
+            text, b64 = text_or_b64(path)
+        self._line(Item(text, b64, kind, action, reason, **facts))
 
     def outcome(self, outcome: Outcome, path: bytes, action: str = "", reason: str = "") -> None:
         """Note how an item ended."""

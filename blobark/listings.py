@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -21,44 +19,12 @@ from blobark.browse import Tree
 from blobark.catalog import Catalog
 from blobark.clock import utc
 from blobark.context import Context
-from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, EXIT_MISSED, BlobarkError, SnapshotError
-from blobark.model import Entry, Header, display
-from blobark.names import shown
+from blobark.errors import BlobarkError, SnapshotError
+from blobark.model import Entry, Header, display, printable
+from blobark.output import Listing
 from blobark.stores.base import Store
 
 _KIND_LETTERS = {"file": "-", "dir": "d", "symlink": "l", "fifo": "p", "socket": "s", "char": "c", "block": "b"}
-
-
-class Row(Protocol):
-    """One line of a listing: a struct, for JSON, that knows its line."""
-
-    def line(self) -> str:
-        """Return the line for a person."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """What a command lists, under a line that says what the columns are ("": it needs none)."""
-
-    heading: str
-    rows: Iterator[Row]
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """What could not be listed, and why; complete when the rows have come."""
-    missed: list[str] = field(default_factory=list)
-    """Which rows miss an objective; likewise."""
-
-    is_judged: bool = False
-    """Whether all rows are to come, though nobody reads them any more: they do work, or decide the exit code."""
-
-    @property
-    def closing(self) -> object | None:
-        """What there is to say at the end, once the rows have come: a result like those of other commands."""
-        return None
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code, once the rows have come."""
-        return EXIT_MISSED if self.missed else EXIT_ITEMS_FAILED if self.failed else EXIT_DONE
 
 
 class SnapshotRow(msgspec.Struct, frozen=True):
@@ -178,7 +144,7 @@ def list_history(context: Context, server: str, path: bytes) -> Listing:
     versions = browse.history(trees, wanted)
     first = next(versions, None)
     if first is None:
-        raise SnapshotError(f"{shown(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
+        raise SnapshotError(f"{display(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
     rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
 
@@ -247,7 +213,7 @@ def _entries(tree: Tree, path: bytes) -> Iterator[Entry]:
         found = True
         yield entry
     if not found:
-        raise SnapshotError(f"{shown(wanted)} is not in snapshot {tree.header.number}")
+        raise SnapshotError(f"{display(wanted)} is not in snapshot {tree.header.number}")
 
 
 def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> SnapshotRow:
@@ -256,7 +222,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
     return SnapshotRow(
         number=header.number,
         time=header.started,
-        host=display(header.host.name.encode(errors="surrogateescape")),
+        host=printable(header.host.name),
         files=totals.files,
         file_bytes=totals.file_bytes,
         new_bytes=totals.new_bytes,
@@ -270,7 +236,7 @@ def _snapshot_row(header: Header, labels: dict[int, frozenset[str]]) -> Snapshot
 
 def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
     return EntryRow(
-        path=shown(tree.path_of(entry)),
+        path=display(tree.path_of(entry)),
         kind=entry.kind,
         mode=entry.mode,
         owner=entry.user or str(entry.uid),
@@ -279,7 +245,7 @@ def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,
         guid=entry.guid,
-        link=shown(entry.raw_link) or shown(entry.raw_hardlink_to),
+        link=display(entry.raw_link) or display(entry.raw_hardlink_to),
         error=entry.error,
     )
 
@@ -288,7 +254,7 @@ def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow
     entry = version.entry
     return VersionRow(
         snapshots=browse.numbers_text(version.numbers, existing),
-        path=shown(version.path),
+        path=display(version.path),
         size=entry.size,
         mtime_ns=entry.mtime_ns,
         digest=entry.digest,

@@ -30,7 +30,7 @@ from rich.live_render import LiveRender
 from rich.text import Text
 
 from blobark.model import display
-from blobark.summary_measuring import size
+from blobark.wording import size
 from metrics.under_way import InHand
 
 DRAWN_PER_S = 4

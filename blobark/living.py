@@ -25,9 +25,9 @@ from blobark.extents import Finder, of_entry, split
 from blobark.guids import blob_name
 from blobark.inventory import TO_THE_END, Damage
 from blobark.model import Entry, Extent, display
-from blobark.packs import header_of, padded
 from blobark.source import SourceTree
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
+from blobark.tarheader import header_of, padded
 
 MOST_IMAGE_BYTES = 256 * 1024 * 1024
 """A shared blob that is longer is not mended: it would have to be held in memory."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from blobark.codec import ZSTD
 from blobark.errors import ConfigError, SnapshotError
@@ -21,6 +22,9 @@ _MAX_BLOCK_BITS = 24
 _MAX_SIZE = (1 << 63) - 1
 _MAX_OWNER = (1 << 32) - 2
 """The id above this one means "leave it as it is" to the system."""
+
+_NOWHERE = frozenset((b"", b".", b".."))
+"""No component of a path below a root."""
 
 _MAX_MODE = 0o7777
 _MAX_MTIME_NS = 1 << 67
@@ -83,7 +87,7 @@ def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes
 
 def check_path(path: bytes) -> None:
     """Raise `SnapshotError` unless a relative path leads down, component by component."""
-    if b"\0" in path or any(part in (b"", b".", b"..") for part in path.split(b"/")):
+    if b"\0" in path or not _NOWHERE.isdisjoint(path.split(b"/")):
         raise SnapshotError(f"the manifest is damaged: {display(path)!r} is not a path below its root")
 
 
@@ -157,6 +161,7 @@ def is_extent(extent: Extent) -> bool:
     return fits and extent.stored_offset + extent.stored_length <= _MAX_SIZE and _is_key(extent.blob)
 
 
+@lru_cache(maxsize=4)  # the files of a pack name the same one
 def _is_key(key: str) -> bool:
     try:
         return check_key(key) == key

@@ -111,6 +111,8 @@ def _apply_xattrs(descriptor: int, entry: Entry, as_root: bool) -> str:
         return ""
     problem = ""
     wanted, have = _wanted(entry, as_root), _xattrs(descriptor, as_root)
+    if wanted == have:
+        return problem
     for name in have.keys() - wanted.keys():
         if name.startswith(_INHERITED):
             os.removexattr(descriptor, name)

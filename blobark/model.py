@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import builtins
 import enum
+from operator import attrgetter
 from typing import Literal
 
 import msgspec
@@ -22,6 +23,8 @@ FEATURES: frozenset[str] = frozenset({"zstd", "patches"})
 Kind = Literal["file", "dir", "symlink", "fifo", "socket", "char", "block"]
 
 SortKey = tuple[int, bytes]
+
+_CODEC = attrgetter("codec")
 
 
 class Extent(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -158,7 +161,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     @property
     def is_encoded(self) -> bool:
         """Whether any of the content is stored with a codec."""
-        return self.extents is not None and any(extent.codec for extent in self.extents)
+        return self.extents is not None and any(map(_CODEC, self.extents))
 
 
 class SegmentRef(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
@@ -321,13 +324,14 @@ def text_or_b64(raw: bytes) -> tuple[str, str]:
 
 
 def display(raw: bytes) -> str:
-    """Return `raw` for a terminal or a log: printable, on one line, whatever a file's name holds."""
-    text = raw.decode(errors="surrogateescape")
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    r"""Return a path or name as text for a person: printable, on one line; `names.meant` leads back to the very bytes.
+
+    What cannot be printed, and a byte that is not UTF-8, is an escape, and so is a backslash: \n, \x1b, \udcff, \\. No
+    other backslash is ever shown, so two paths never look alike.
+    """
+    return printable(raw.replace(b"\\", b"\\\\").decode(errors="surrogateescape"))
 
 
 def printable(text: str) -> str:
     """Return a text on one line without what a terminal would obey, whatever names and messages it quotes."""
-    return display(text.encode(errors="surrogateescape"))
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -5,21 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
-from blobark.backup import BackupResult
 from blobark.config import Config
 from blobark.context import Context
-from blobark.drill import DrillResult
 from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, exit_code_of
-from blobark.indexed import IndexResult
-from blobark.listings import Listing
 from blobark.model import display
-from blobark.prune import PruneResult
-from blobark.repair import RepairResult
-from blobark.restore import RestoreResult
-from blobark.saved import SaveResult
+from blobark.output import Listing
 from blobark.steps import Step, step
-from blobark.verify import VerifyResult
 
 
 @contextlib.contextmanager
@@ -53,7 +46,7 @@ def _write(config: Config, run: Step, warn: Callable[[str], None]) -> None:
     from metrics.export import write_textfile
 
     code = _exit_code_of_step(run)
-    files, size, failures = _figures(run.result if run.error is None else None)
+    files, size, failures = _figures(run.command, run.result if run.error is None else None)
     values = {
         "blobark_last_run_timestamp_seconds": run.ended_ns / 1e9,
         "blobark_last_run_duration_seconds": round(run.seconds, 3),
@@ -86,26 +79,27 @@ def exit_code(result: object) -> int:
     return EXIT_ITEMS_FAILED if failed else EXIT_DONE
 
 
-def _figures(result: object) -> tuple[int, int, int]:
-    """Return files (or blobs), their bytes, and failed items."""
-    match result.closing if isinstance(result, Listing) else result:
-        case IndexResult(tallies=tallies, errors=errors):
-            present = [tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
-            figures = sum(t.items for t in present), sum(t.bytes for t in present), len(errors)
-        case SaveResult() as saved:
-            figures = saved.sent, saved.sent_bytes, len(saved.failed)
-        case BackupResult(save=saved) as both:
-            figures = saved.sent, saved.sent_bytes, len(both.failed)
-        case RestoreResult() as restored:
-            figures = restored.written, restored.written_bytes, len(restored.failed)
-        case DrillResult() as drilled:
-            figures = drilled.files, drilled.bytes, len(drilled.failed)
-        case VerifyResult() as checked:
-            figures = checked.blobs, checked.blob_bytes, checked.damaged + len(checked.failed)
-        case RepairResult() as mended:
-            figures = mended.mended, mended.mended_bytes, mended.left + len(mended.verified.failed)
-        case PruneResult(deleting=deleted):
-            figures = deleted.blobs, deleted.bytes, 0
+def _figures(command: str, result: Any) -> tuple[int, int, int]:
+    """Return files (or blobs), their bytes, and failed items; zeros where there is no result."""
+    result = result.closing if isinstance(result, Listing) else result
+    match None if result is None else command:
+        case "index":
+            present = [result.tallies[name] for name in ("new", "changed", "renamed", "unchanged")]
+            figures = sum(t.items for t in present), sum(t.bytes for t in present), len(result.errors)
+        case "save":
+            figures = result.sent, result.sent_bytes, len(result.failed)
+        case "backup":
+            figures = result.save.sent, result.save.sent_bytes, len(result.failed)
+        case "restore":
+            figures = result.written, result.written_bytes, len(result.failed)
+        case "drill":
+            figures = result.files, result.bytes, len(result.failed)
+        case "verify":
+            figures = result.blobs, result.blob_bytes, result.damaged + len(result.failed)
+        case "repair":
+            figures = result.mended, result.mended_bytes, result.left + len(result.verified.failed)
+        case "prune":
+            figures = result.deleting.blobs, result.deleting.bytes, 0
         case _:
             figures = 0, 0, 0
     return figures

@@ -18,7 +18,7 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from blobark.errors import ConfigError
-from blobark.model import Entry, display
+from blobark.model import Entry, printable
 
 ANYBODY = "*"
 _MOST_ID = (1 << 32) - 2
@@ -90,8 +90,7 @@ def _rules(text: str) -> Iterable[str]:
     try:
         lines = Path(text).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError, ValueError):
-        shown = display(text.encode(errors="surrogateescape"))
-        raise ConfigError(f"--owner-map: {shown} is no rule, and no file that can be read") from None
+        raise ConfigError(f"--owner-map: {printable(text)} is no rule, and no file that can be read") from None
     return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 

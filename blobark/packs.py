@@ -12,7 +12,6 @@ longer than a block; otherwise it goes in blocks, and is not there before the la
 from __future__ import annotations
 
 import io
-import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -28,6 +27,7 @@ from blobark.manifest import is_extent
 from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry, encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
+from blobark.tarheader import TAR_BLOCK_BYTES, header_of
 from metrics.stages import DECODE, Stages
 
 PACK_BYTES = 32 * 1024 * 1024
@@ -38,8 +38,7 @@ META_NAME = "blobark_pack"
 """In a pack's metadata: where its index lies, as the JSON of an extent."""
 
 MOST_INDEX_BYTES = 64 * 1024 * 1024
-_TAR_BLOCK = 512
-_END = bytes(2 * _TAR_BLOCK)
+_END = bytes(2 * TAR_BLOCK_BYTES)
 
 
 class Taken(Exception):
@@ -55,7 +54,7 @@ class PackIndex(msgspec.Struct, frozen=True):
 
 def room_for(size_bytes: int) -> int:
     """Return about how long a pack's tar gets by a file of this size."""
-    return _TAR_BLOCK + size_bytes + -size_bytes % _TAR_BLOCK
+    return TAR_BLOCK_BYTES + size_bytes + -size_bytes % TAR_BLOCK_BYTES
 
 
 class PackWriter:
@@ -67,13 +66,16 @@ class PackWriter:
         self._store = store
         self._key = key
         self._level = level
-        self._out = bytearray()
+        self._out: list[bytes] = []
+        """What is to be sent, in pieces that are joined once."""
+        self._out_bytes = 0
         self._sent_bytes = 0
-        self._frame = bytearray()
+        self._frame: list[bytes] = []
+        self._frame_bytes = 0
         self._in_frame: list[tuple[int, int]] = []
+        """Where in the frame each member's data begin, and how long they are."""
         self._upload: Upload | None = None
         self._blocks: list[Block] = []
-        self._hasher = blake3()
         self._extents: list[Extent] = []
 
     def add(self, entry: Entry, path: bytes, data: bytes) -> None:
@@ -97,7 +99,8 @@ class PackWriter:
         lines = [msgspec.json.encode(PackIndex(1, roots)), *map(encode_entry, entries)]
         index = compress(b"\n".join(lines) + b"\n")
         self._member(header_of(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
-        self._end_frame(_END)
+        self._frame.append(_END)
+        self._end_frame()
         return self._commit({META_NAME: msgspec.json.encode(self._extents[-1]).decode()}, md5=md5)
 
     def abort(self) -> None:
@@ -106,93 +109,88 @@ class PackWriter:
             self._upload.abort()
 
     def _member(self, header: bytes, data: bytes) -> None:
-        self._in_frame.append((len(self._frame) + len(header), len(data)))
-        self._frame += header + padded(data)
-        if len(self._frame) >= FRAME_BYTES:
+        begin, size = self._frame_bytes + len(header), len(data)
+        self._in_frame.append((begin, size))
+        self._frame += (header, data)
+        self._frame_bytes = begin + size
+        if padding := -size % TAR_BLOCK_BYTES:
+            self._frame.append(bytes(padding))
+            self._frame_bytes += padding
+        if self._frame_bytes >= FRAME_BYTES:
             self._end_frame()
 
-    def _end_frame(self, tail: bytes = b"") -> None:
-        frame = bytes(self._frame) + tail
-        if not frame:
+    def _end_frame(self) -> None:
+        if not self._frame:
             return
-        offset = self._sent_bytes + len(self._out)
-        stored = frame
+        offset = self._sent_bytes + self._out_bytes
         if self._level:
             with self._stages.timed(DECODE):
-                stored = encode_where_it_pays(frame, self._level)
-        for start, size in self._in_frame:
-            if self._level:
-                self._extents.append(Extent(self._key, offset, len(stored), size, ZSTD, start))
-            else:
-                self._extents.append(Extent(self._key, offset + start, size, size))
-        self._frame, self._in_frame = bytearray(), []
-        self._out += stored
-        if len(self._out) >= BLOCK_SIZE_BYTES:
+                stored = encode_where_it_pays(b"".join(self._frame), self._level)
+            self._extents += [
+                Extent(self._key, offset, len(stored), size, ZSTD, begin) for begin, size in self._in_frame
+            ]
+            self._out.append(stored)
+            self._out_bytes += len(stored)
+        else:
+            self._extents += [Extent(self._key, offset + begin, size, size) for begin, size in self._in_frame]
+            self._out += self._frame
+            self._out_bytes += self._frame_bytes
+        self._frame, self._frame_bytes, self._in_frame = [], 0, []
+        if self._out_bytes >= BLOCK_SIZE_BYTES:
             self._stage()
+
+    def _made(self) -> tuple[bytes, Block]:
+        """Take what has been made so far, as one block."""
+        data, self._out, self._out_bytes = b"".join(self._out), [], 0
+        with self._stages.timed(DECODE):
+            block = Block(len(data), digest_of(data))
+        self._blocks.append(block)
+        return data, block
 
     def _stage(self) -> None:
         """Send what has been made so far as a block."""
-        data = bytes(self._out)
-        with self._stages.timed(DECODE):
-            self._hasher.update(data)
-            block = Block(len(data), digest_of(data))
+        data, block = self._made()
         try:
             if self._upload is None:
                 self._upload = self._store.begin(self._key)
             self._upload.stage(self._sent_bytes, block.digest, data)
         except BlobExists:
             raise Taken from None
-        self._blocks.append(block)
         self._sent_bytes += len(data)
-        self._out = bytearray()
 
     def _commit(self, meta: Mapping[str, str], *, md5: bool) -> Sent:
-        guid = self._key.rpartition("_")[2]
         plain_bytes = sum(extent.plain_length for extent in self._extents[:-1])
-        data = bytes(self._out)
-        if self._upload is None:
-            self._sent_bytes = len(data)
-            with self._stages.timed(DECODE):
-                self._hasher.update(data)
-                sent = Sent(guid, len(data), md5_of(data) if md5 else b"", plain_bytes)
-        else:
-            if data:
-                self._stage()
-            sent = Sent(guid, self._sent_bytes, b"", plain_bytes)
+        digest = b""
         try:
             if self._upload is None:
+                data, _ = self._made()
+                self._sent_bytes = len(data)
+                with self._stages.timed(DECODE):
+                    digest = md5_of(data) if md5 else b""
                 self._store.put(self._key, data, meta)
             else:
+                if self._out:
+                    self._stage()
                 self._upload.commit(self._blocks, meta)
         except BlobExists:  # an answer was lost, perhaps
             self.abort()
             if not self._is_there():
                 raise Taken from None
-        return sent
+        return Sent(self._key.rpartition("_")[2], self._sent_bytes, digest, plain_bytes)
 
     def _is_there(self) -> bool:
-        size = self._store.stat(self._key).size_bytes
-        if size != self._sent_bytes:
+        """Whether the blob under the key is this pack, block by block."""
+        offset = 0
+        if self._store.stat(self._key).size_bytes != self._sent_bytes:
             return False
-        hasher = blake3()
-        for piece in read_extent(self._store, Extent(self._key, 0, size, size)):
-            hasher.update(piece)
-        return hasher.digest() == self._hasher.digest()
-
-
-def padded(data: bytes) -> bytes:
-    """Return a member's data as a tar has it."""
-    return data + bytes(-len(data) % _TAR_BLOCK)
-
-
-def header_of(path: bytes, entry: Entry, size_bytes: int) -> bytes:
-    """Return what comes before a member's data in a pack; `path` is absolute."""
-    info = tarfile.TarInfo(os.fsdecode(path.lstrip(b"/")))
-    info.size = size_bytes
-    info.mode, info.uid, info.gid = entry.mode, entry.uid, entry.gid
-    info.uname, info.gname = entry.user, entry.group
-    info.mtime = entry.mtime_ns // 1_000_000_000
-    return info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape")
+        for block in self._blocks:
+            hasher = blake3()
+            for piece in read_extent(self._store, Extent(self._key, offset, block.size, block.size)):
+                hasher.update(piece)
+            if hasher.hexdigest() != block.digest:
+                return False
+            offset += block.size
+        return True
 
 
 # Reading what a pack says of itself

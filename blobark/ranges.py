@@ -148,7 +148,7 @@ def _parts(stored: memoryview, extents: Sequence[Extent], stages: Stages) -> lis
     """Return the parts of one frame, or of one plain run; None for one that cannot be had of it."""
     most = max((extent.skip + extent.plain_length for extent in extents if extent.codec), default=0)
     try:
-        plain = b"".join(decoded([bytes(stored)], 0, most, stages))
+        plain = b"".join(decoded([stored], 0, most, stages)) if most else b""
     except ContentError:
         plain = b""
     parts: list[bytes | None] = []

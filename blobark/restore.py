@@ -364,8 +364,12 @@ def bundled(jobs: Iterable[RestoreJob]) -> Iterator[RestoreJob]:
 
 def _bundle(jobs: list[RestoreJob], number: int) -> Iterator[RestoreJob]:
     """Yield jobs as a bundle, which one alone is not."""
+    if len(jobs) < 2:
+        yield from jobs
+        return
+    name = str(number)
     for job in jobs:
-        yield job._replace(bundle=str(number)) if len(jobs) > 1 else job
+        yield RestoreJob(job.path, job.entry, job.is_mapped, job.is_fresh, name)
 
 
 def _action(entry: Entry, status: Status) -> str:

@@ -11,18 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from blobark import fitness, identity, mapjobs, measured, snapshot, timings
-from blobark.again import FailedManifest, restore_failures
+from blobark import fitness, identity, measured, snapshot, timings
 from blobark.browse import Tree
 from blobark.clock import utc
-from blobark.commands import catalog_to_read, hired
 from blobark.context import Context
+from blobark.engine import Engine
 from blobark.errors import ConfigError, SnapshotError
 from blobark.excerpt import Edits, choose, excerpt, places_in
 from blobark.fetch import Fetcher, FetchTask, RestoreJob
 from blobark.itemlog import Failures
 from blobark.journals import journaled
+from blobark.member import Makers
 from blobark.model import Entry, Header, display, text_or_b64
+from blobark.outset import catalog_to_read, hired
 from blobark.plan import Overwrite
 from blobark.rehydrate import Archive, common_prefix
 from blobark.removal import Removal, items_of
@@ -119,7 +120,7 @@ def _run(
     context: Context, options: RestoreOptions, root: Path, check: Callable[[Header, Manifest], None] | None
 ) -> RestoreResult:
     with contextlib.ExitStack() as stack:
-        stack.enter_context(hired(context, options.dry_run))
+        stack.enter_context(hired(context, _fetching(context), dry_run=options.dry_run))
         store = context.open_store(False)
         wanted = find_wanted(context, stack, store, options)
         if check is not None and wanted.portion is not None:
@@ -159,6 +160,15 @@ def _run(
         return result
 
 
+def _fetching(context: Context) -> Makers:
+    """Return what makes the work of a restore in a member of the crew."""
+
+    def fetcher(task: FetchTask, descriptors: list[int], engine: Engine) -> Fetcher:
+        return Fetcher(context.open_store(False), Target(descriptors[0]), task, engine, dry_run=False)
+
+    return {FetchTask: (RestoreJob, fetcher)}
+
+
 def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, options: RestoreOptions) -> Wanted:
     """Find out what is to be restored; what that takes in temporary files lasts as long as `stack`.
 
@@ -175,6 +185,8 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         return Wanted(server, None, None, Chosen(), missing, jobs)
     failures = None
     if options.retry_failed:
+        from blobark.again import restore_failures
+
         failures = restore_failures(options.retry_failed)
         server, options = failures.run.server, dataclasses.replace(options, snapshot=failures.run.snapshot)
     server = server or identity.server_to_restore(store)
@@ -192,6 +204,8 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
 
 def _again(context: Context, wanted: Wanted, failures: Failures) -> Wanted:
     """Return what of a portion failed in a run: that is known by the paths at which it lands."""
+    from blobark.again import FailedManifest
+
     if wanted.portion is None:
         return wanted
     whole = wanted.portion
@@ -231,6 +245,8 @@ def _mapped(
     map_path: Path, selection: Selection, server: str, prefixes: list[bytes]
 ) -> tuple[Callable[[], Iterator[RestoreJob]], list[bytes]]:
     """Return the jobs of a bare map that are chosen, and the paths that it does not have."""
+    from blobark import mapjobs
+
     jobs = partial(mapjobs.restore_jobs, map_path, server, prefixes, selection)
     missing: list[bytes] = []
     if selection:

@@ -73,6 +73,8 @@ class Saver:
         self._again: list[Job] = []
         self._adopted = False
         """Whether anything was found in packs of a run that was killed."""
+        self._is_map_outdated = False
+        """Whether the catalog knows that something in the map is no blob of its own any more."""
         self._lost_groups: set[tuple[int, bytes]] = set()
         self._difference = Difference(context, catalog, store, server, self._root_names)
         self._claims = Claims(catalog, store, server, self._difference)
@@ -342,7 +344,8 @@ class Saver:
         """Fold one outcome into the catalog, the journal and the result."""
         result, entry = self.result, outcome.entry
         self._catalog.overlay(outcome.sequence, entry)
-        if entry.extents is not None:
+        if entry.extents is not None and not self._is_map_outdated:
+            self._is_map_outdated = True
             self._catalog.set(map_outdated="1")
         if self._task.md5 and outcome.sent is not None:
             self._audit.note(outcome.sent)

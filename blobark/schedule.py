@@ -18,8 +18,8 @@ import msgspec
 
 from blobark.context import Context
 from blobark.errors import ConfigError
-from blobark.listings import Listing
 from blobark.model import display
+from blobark.output import Listing
 
 BACKUP, PRUNE, VERIFY = "blobark", "blobark-prune", "blobark-verify"
 NAMES = tuple(f"{job}.{kind}" for job in (BACKUP, PRUNE, VERIFY) for kind in ("service", "timer"))

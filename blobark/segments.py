@@ -52,7 +52,8 @@ def encode_blocks(blocks: tuple[Block, ...]) -> bytes:
 
 def _trimmed(text: bytes) -> bytes:
     """Leave out the defaults at the end of extents and blocks. No string holds these bytes: its quotes are escaped."""
-    return text.replace(b',"",0]', b"]").replace(b'",0]', b'"]')
+    start = max(text.find(b',"extents":['), 0)
+    return text[:start] + text[start:].replace(b',"",0]', b"]").replace(b'",0]', b'"]')
 
 
 class Counts:

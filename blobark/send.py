@@ -162,8 +162,12 @@ class Sender:
         try:
             for start in range(0, len(batch), READ_AT_ONCE):
                 jobs = batch[start : start + READ_AT_ONCE]
+                read = []
                 with self._turn:
-                    read = [self._stages.took(READ, self._read_for_pack, job)[0] for job in jobs]
+                    since_ns = self._stages.now()
+                    for job in jobs:
+                        read.append(self._read_for_pack(job))
+                        since_ns = self._stages.lap(READ, since_ns)
                 self._stages.begin(*whole)
                 known = iter(self._claim([found for found in read if not isinstance(found, Outcome)]))
                 for number, found in enumerate(read, start):
@@ -206,35 +210,25 @@ class Sender:
         return outcomes
 
     def _read_for_pack(self, job: Job) -> _Read | Outcome:
-        self._stages.begin(job.entry.raw_path, job.entry.size)
         try:
-            descriptor = self._open(job.entry)
-            try:
-                status = os.fstat(descriptor)
-                source.check_regular(status)
-                is_same = source.same_version(job.entry, status)
-                read = content.read_small(job.entry, descriptor) if is_same else None
-            finally:
-                os.close(descriptor)
-        except ItemError as error:
+            descriptor = self._begun(job.entry)
+        except SourceError as error:
             return failed(job, error.message)
-        return read or Outcome(job.sequence, job.entry, Status.CHANGED)
+        return _read(descriptor, job.entry) or Outcome(job.sequence, job.entry, Status.CHANGED)
 
     def _read_small(self, entry: Entry) -> _Read | None:
         """Read a small file in one go, if it is what was indexed and holds still. None: it takes the longer way."""
         if entry.kind != "file" or entry.content_size > BLOCK_SIZE_BYTES:
             return None
-        self._stages.begin(entry.raw_path, entry.size)
         try:
-            descriptor = self._open(entry)
-            try:
-                if source.same_version(entry, os.fstat(descriptor)):
-                    return content.read_small(entry, descriptor)
-            finally:
-                os.close(descriptor)
-        except SourceError:
-            pass  # the longer way says why
-        return None
+            return _read(self._begun(entry), entry)
+        except SourceError:  # the longer way says why
+            return None
+
+    def _begun(self, entry: Entry) -> int:
+        """Open a file that this thread begins with."""
+        self._stages.begin(entry.raw_path, entry.size)
+        return self._open(entry)
 
     def _open(self, entry: Entry) -> int:
         tree = self._trees[entry.root]
@@ -291,6 +285,19 @@ class Sender:
             return Outcome(job.sequence, job.entry, Status.EQUAL_UNDER_WAY)
         with self._sending(entry):
             return self._put_file(job, descriptor, status)
+
+
+def _read(descriptor: int, entry: Entry) -> _Read | None:
+    """Read an open small file, and close it. None: it is not what was indexed, or did not hold still.
+
+    One look at its status, after the reading, tells both; the longer way says more.
+    """
+    try:
+        return content.read_small(entry, descriptor)
+    except SourceError:
+        return None
+    finally:
+        os.close(descriptor)
 
 
 def _equal(job: Job, entry: Entry) -> Outcome:

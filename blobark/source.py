@@ -32,7 +32,7 @@ KINDS: dict[int, Kind] = {
 }
 
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_NO_ATIME = getattr(os, "O_NOATIME", 0)
+_OPEN_UNSEEN = _OPEN | getattr(os, "O_NOATIME", 0)
 _HAS_XATTRS = hasattr(os, "listxattr")
 
 
@@ -46,7 +46,7 @@ def same_version(entry: Entry, status: os.stat_result) -> bool:
     )
 
 
-def describe(path: bytes, root: int, parent: int, name: str, status: os.stat_result) -> Entry:
+def describe(path: bytes, root: int, parent: int, name: bytes, status: os.stat_result) -> Entry:
     """Return the entry of an item, without content: everything lstat, the name services and xattrs tell.
 
     `parent` is a descriptor of its directory. Raises `OSError` when the item has vanished or changed its kind.
@@ -55,7 +55,7 @@ def describe(path: bytes, root: int, parent: int, name: str, status: os.stat_res
     kind = KINDS[stat.S_IFMT(status.st_mode)]
     link = link_b64 = ""
     if kind == "symlink":
-        link, link_b64 = text_or_b64(os.fsencode(os.readlink(name, dir_fd=parent)))
+        link, link_b64 = text_or_b64(os.readlink(name, dir_fd=parent))
     return Entry(
         path=text,
         path_b64=b64,
@@ -77,9 +77,9 @@ def describe(path: bytes, root: int, parent: int, name: str, status: os.stat_res
     )
 
 
-def _xattrs_by_name(parent: int, name: str, kind: Kind) -> dict[str, str] | None:
+def _xattrs_by_name(parent: int, name: bytes, kind: Kind) -> dict[str, str] | None:
     try:
-        return _xattrs(f"/proc/self/fd/{parent}/{name}", follow=False)
+        return _xattrs(b"/proc/self/fd/%d/%b" % (parent, name), follow=False)
     except FileNotFoundError:
         if kind == "dir":
             return None  # moved away meanwhile; what the walk still finds in it needs its entry
@@ -129,13 +129,13 @@ class SourceTree:
         self._directories.close()
         os.close(self._top)
 
-    def parent(self, path: bytes) -> tuple[int, str]:
+    def parent(self, path: bytes) -> tuple[int, bytes]:
         """Return a descriptor of the directory that `path` lies in, and its name there ("." for the root).
 
         The descriptor is good until this thread asks for another. Raises `OSError`.
         """
         directory, _, name = path.rpartition(b"/")
-        return self._directories.open(directory), os.fsdecode(name or b".")
+        return self._directories.open(directory), name or b"."
 
     def open(self, path: bytes) -> int:
         """Return a descriptor of the regular file `path`, positioned at its start.
@@ -146,7 +146,7 @@ class SourceTree:
         try:
             parent, name = self.parent(path)
             try:
-                return os.open(name, _OPEN | _NO_ATIME, dir_fd=parent)
+                return os.open(name, _OPEN_UNSEEN, dir_fd=parent)
             except PermissionError:
                 return os.open(name, _OPEN, dir_fd=parent)  # O_NOATIME is for owners and root only
         except OSError as error:
@@ -180,6 +180,15 @@ def describe_open(descriptor: int, entry: Entry, status: os.stat_result) -> Entr
         xattrs=_xattrs(descriptor, follow=True),
         ranges=data_ranges(descriptor, status.st_size) if may_be_sparse(status) else None,
     )
+
+
+def read_whole(descriptor: int, entry: Entry) -> bytes:
+    """Return the content of an open file that is small. Raises `SourceError` when the file ends before its size."""
+    if entry.ranges is None and entry.size:
+        data = _pread(descriptor, entry.size, 0)
+        if len(data) == entry.size:
+            return data
+    return b"".join(read_blocks(descriptor, entry, entry.size))
 
 
 def read_blocks(descriptor: int, entry: Entry, block_size_bytes: int) -> Iterator[bytes]:
@@ -240,7 +249,7 @@ def _why(error: OSError) -> str:
     return f"cannot be read ({error.strerror})"
 
 
-def _xattrs(target: str | int, *, follow: bool) -> dict[str, str] | None:
+def _xattrs(target: bytes | int, *, follow: bool) -> dict[str, str] | None:
     """Return the extended attributes, None when there are none or the file system has no such thing."""
     if not _HAS_XATTRS:
         return None

@@ -15,8 +15,8 @@ from blobark import snapshot, trend
 from blobark.clock import now_ns
 from blobark.context import Context
 from blobark.errors import SnapshotError
-from blobark.listings import Listing
 from blobark.model import Header
+from blobark.output import Listing
 from blobark.stores.base import Store
 
 HEADING = (

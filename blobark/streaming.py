@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass, field
 
 from blobark import blocklist, content, tarball, verified
 from blobark.context import Context
 from blobark.crew import bundle_of
 from blobark.download import Downloader
-from blobark.errors import EXIT_DONE, EXIT_ITEMS_FAILED, ConfigError, ContentError
+from blobark.errors import ConfigError, ContentError
 from blobark.fetch import RestoreJob, saved_badly
 from blobark.manifest import fault_of
 from blobark.model import Data, Entry, Outcome, Status, display, printable
+from blobark.output import Stream
 from blobark.ranges import near, read_together
 from blobark.restore import bundled
 from blobark.restoring import RestoreOptions, Wanted, find_wanted, lack_of
@@ -30,20 +30,6 @@ from blobark.upload import memory_cost
 WINDOW_JOBS = 2000
 WINDOW_BYTES = 32 * 1024 * 1024
 ZEROS = bytes(1024 * 1024)
-
-
-@dataclass(frozen=True, slots=True)
-class Stream:
-    """Bytes for standard output, as they come."""
-
-    pieces: Generator[Data, None, None]
-    failed: list[tuple[str, str]] = field(default_factory=list)
-    """What is not in it, or not right; complete when the pieces have come."""
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code, once the pieces have come."""
-        return EXIT_ITEMS_FAILED if self.failed else EXIT_DONE
 
 
 def stream_tar(context: Context, options: RestoreOptions) -> Stream:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blobark import summary_checking, summary_pruning
-from blobark.backup import BackupResult
-from blobark.changes import DiffResult
 from blobark.config import Config
-from blobark.doctor import DoctorResult
-from blobark.indexed import IndexResult
-from blobark.listings import MapResult
 from blobark.model import printable
-from blobark.rebuild import RebuildResult
-from blobark.restore import RestoreResult
-from blobark.saved import SaveResult
-from blobark.summary_measuring import MEASURING, duration, rows_of, size, times
-from blobark.wording import counted
+from blobark.wording import counted, duration, size, times
+
+if TYPE_CHECKING:  # of what the other commands are made no run has to load
+    from blobark.backup import BackupResult
+    from blobark.changes import DiffResult
+    from blobark.doctor import DoctorResult
+    from blobark.indexed import IndexResult
+    from blobark.listings import MapResult
+    from blobark.rebuild import RebuildResult
+    from blobark.restore import RestoreResult
+    from blobark.saved import SaveResult
 
 Rows = list[tuple[str, str]]
 MINUTES_FROM_S = 60.0
@@ -37,31 +37,7 @@ CHANGES = {
 
 def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> None:
     """Print the summary of a run's result."""
-    if isinstance(result, IndexResult):
-        rows = _index(result, config, dry_run=dry_run)
-    elif isinstance(result, SaveResult):
-        rows = _save_plan(result, config) if dry_run else _save(result, config, seconds)
-    elif isinstance(result, BackupResult):
-        saved = _save_plan(result.save, config) if dry_run else _save(result.save, config, seconds)
-        rows = [
-            row
-            for row in (*_index(result.index, config, dry_run=dry_run), *saved)
-            if row[0] not in ("failed", "journal")
-        ]
-        rows += _failures(result.failed, result.save.journal)
-    elif isinstance(result, DoctorResult):
-        rows = _doctor(result)
-    elif isinstance(result, RebuildResult):
-        rows = _rebuild(result)
-    elif (told := _told_elsewhere(result)) is not None:
-        rows = told
-    elif isinstance(result, DiffResult):
-        rows = _diff(result)
-    elif isinstance(result, MapResult):
-        rows = [("map", f"of snapshot {result.snapshot} of {result.server}"), ("lines", f"{result.mapped:,}")]
-        rows.append(("file", result.file))
-    else:
-        rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
+    rows = _rows(command, result, config, seconds, dry_run=dry_run)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {duration(seconds)}"
     if sys.stdout.isatty():
         _table(title, rows)
@@ -72,13 +48,41 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
             print(f"  {name:<{width}}{printable(value)}")
 
 
-def _told_elsewhere(result: Any) -> Rows | None:
-    """Return what another module says of a result, None where none does."""
-    if isinstance(result, MEASURING):
-        return rows_of(result)
-    if isinstance(result, summary_checking.CHECKING):
+def _rows(command: str, result: Any, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    match command:
+        case "index":
+            rows = _index(result, config, dry_run=dry_run)
+        case "save":
+            rows = _saving(result, config, seconds, dry_run=dry_run)
+        case "backup":
+            rows = _backup(result, config, seconds, dry_run=dry_run)
+        case "restore":
+            rows = _restore_plan(result) if dry_run else _restore(result, config, seconds)
+        case "doctor":
+            rows = _doctor(result)
+        case "rebuild":
+            rows = _rebuild(result)
+        case "map":
+            rows = _map(result)
+        case "diff":
+            rows = _diff(result)
+        case _:
+            rows = _told_elsewhere(command, result)
+    return rows
+
+
+def _told_elsewhere(command: str, result: Any) -> Rows:
+    if command in ("verify", "repair"):
+        from blobark import summary_checking
+
         return summary_checking.rows_of(result)
-    return summary_pruning.rows_of(result) if isinstance(result, summary_pruning.PRUNING) else None
+    if command in ("tag", "forget", "prune"):
+        from blobark import summary_pruning
+
+        return summary_pruning.rows_of(result)
+    from blobark import summary_measuring
+
+    return summary_measuring.rows_of(result)
 
 
 def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
@@ -111,6 +115,24 @@ def _index(result: IndexResult, config: Config, *, dry_run: bool) -> Rows:
         why = "no plain blob of their own: further hard links, sparse, packed, compressed, or equal to another"
         rows.append(("files not in the map", f"{result.unmapped:,} ({why})"))
     return rows + _failures(result.errors, result.journal)
+
+
+def _backup(result: BackupResult, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    rows = _index(result.index, config, dry_run=dry_run) + _saving(result.save, config, seconds, dry_run=dry_run)
+    rows = [row for row in rows if row[0] not in ("failed", "journal")]
+    return rows + _failures(result.failed, result.save.journal)
+
+
+def _map(result: MapResult) -> Rows:
+    return [
+        ("map", f"of snapshot {result.snapshot} of {result.server}"),
+        ("lines", f"{result.mapped:,}"),
+        ("file", result.file),
+    ]
+
+
+def _saving(result: SaveResult, config: Config, seconds: float, *, dry_run: bool) -> Rows:
+    return _save_plan(result, config) if dry_run else _save(result, config, seconds)
 
 
 def _save(result: SaveResult, config: Config, seconds: float) -> Rows:

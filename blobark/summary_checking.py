@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from blobark.repair import RepairResult
-from blobark.summary_measuring import duration, size
 from blobark.verify import VerifyResult
-from blobark.wording import counted
+from blobark.wording import counted, duration, size
 
 Rows = list[tuple[str, str]]
-CHECKING = (VerifyResult, RepairResult)
 
 
 def rows_of(result: VerifyResult | RepairResult) -> Rows:

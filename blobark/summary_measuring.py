@@ -1,4 +1,4 @@
-"""The closing words of the commands that measure: forecast, drill, sweep; and how sizes and times are written."""
+"""The closing words of the commands that measure: forecast, drill, sweep."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from blobark.errors import EXIT_DONE
 from blobark.foresight import ForecastResult
 from blobark.sweep import SweepResult
 from blobark.trend import Month
-from blobark.wording import counted, percent
+from blobark.wording import counted, duration, percent, size
 from metrics.sweep_page import TOO_SHORT
 
 Rows = list[tuple[str, str]]
-MEASURING = (ForecastResult, DrillResult, SweepResult)
 TREND = 6
 """So many earlier drills are shown."""
 
@@ -90,28 +89,3 @@ def _sweep(result: SweepResult) -> Rows:
     rows += [("the kernel's caches", said), ("for config.yaml", result.line or f"nothing: {TOO_SHORT}")]
     rows.append(("written", f"{result.html}, {result.csv}, {result.json}"))
     return rows
-
-
-def times(forecast_s: tuple[float, float, float], seconds: float) -> str:
-    """Return what was forecast of a run that took so many seconds."""
-    low_s, expected_s, high_s = forecast_s
-    return f"{duration(expected_s)} ({duration(low_s)} to {duration(high_s)}), took {duration(seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """Return a time for a person."""
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: int) -> str:
-    """Return a number of bytes for a person."""
-    if count < 10_000:
-        return f"{count:,} B"
-    value = float(count)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 1000 or unit == "TB":
-            break
-    return f"{value:,.1f} {unit}"

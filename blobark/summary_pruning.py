@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from blobark.prune import Amount, PrunedSnapshot, PruneResult
-from blobark.summary_measuring import size
 from blobark.tagging import TagResult
-from blobark.wording import counted
+from blobark.wording import counted, size
 
 Rows = list[tuple[str, str]]
-PRUNING = (PruneResult, TagResult)
 
 
 def rows_of(result: PruneResult | TagResult) -> Rows:

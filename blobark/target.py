@@ -14,8 +14,10 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from types import TracebackType
 
 from blobark import metadata
+from blobark.blocks import WRITE_BYTES
 from blobark.directories import Directories
 from blobark.errors import Fatal, Interrupted, LockHeld, TargetError, TargetFull
 from blobark.filelock import lock
@@ -134,9 +136,8 @@ class Target:
         with _NAMED_ERRORS:
             return os.readlink(name, dir_fd=parent)
 
-    @contextlib.contextmanager
-    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> Iterator[NewFile]:
-        """Make a file under a temporary name made of `tag`; it gets its own name by `NewFile.keep`, or vanishes.
+    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> NewFile:
+        """Make a file under a temporary name made of `tag`, for `with`; it gets its own name by `keep`, or vanishes.
 
         With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
         """
@@ -144,19 +145,7 @@ class Target:
         temporary = f"{TEMPORARY_PREFIX}{tag}.part"
         with _NAMED_ERRORS:
             descriptor, was_there = _open_temporary(parent, temporary, go_on=go_on)
-            new = NewFile(self.is_root, parent, descriptor, temporary, name, was_there=was_there)
-            leave = False
-            try:
-                yield new
-            except (Interrupted, Fatal):
-                leave = go_on
-                raise
-            finally:
-                new.descriptor = _CLOSED
-                os.close(descriptor)
-                if not new.kept and not leave:
-                    with contextlib.suppress(OSError):
-                        os.unlink(temporary, dir_fd=parent)
+        return NewFile(self.is_root, parent, descriptor, temporary, name, go_on=go_on, was_there=was_there)
 
     def make_special(self, path: bytes, entry: Entry, tag: str) -> None:
         """Make a symlink, FIFO, socket or device with its metadata, in place of what is there."""
@@ -284,19 +273,34 @@ class TrialNames:
 
 
 class NewFile:
-    """A file in the making."""
+    """A file in the making; with `with` it ends as one that was kept, or not at all."""
 
     def __init__(
-        self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes, *, was_there: bool
+        self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes, *, go_on: bool, was_there: bool
     ) -> None:
         self._as_root = as_root
         self._parent = parent
         self._temporary = temporary
         self._name = name
+        self._go_on = go_on
         self.descriptor = descriptor
         self.kept = False
         self.was_there = was_there
         """Whether it holds what an interrupted run has written."""
+
+    def __enter__(self) -> NewFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        descriptor, self.descriptor = self.descriptor, _CLOSED
+        with _NAMED_ERRORS:
+            os.close(descriptor)
+        if not self.kept and not (self._go_on and isinstance(error, (Interrupted, Fatal))):
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._parent)
+        _NAMED_ERRORS.__exit__(kind, error, trace)
 
     def allocate(self, entry: Entry) -> None:
         """Give the file its size, and room on the disk unless it is sparse."""
@@ -310,9 +314,10 @@ class NewFile:
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
-        while data:
-            written = os.pwrite(self.descriptor, data, offset)
-            data = memoryview(data)[written:]
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.descriptor, view[:WRITE_BYTES], offset)
+            view = view[written:]
             offset += written
 
     def keep(self, entry: Entry) -> None:

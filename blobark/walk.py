@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blobark.errors import RootRefused
-from blobark.guids import TEMPORARY_NAME, TEMPORARY_PREFIX
+from blobark.guids import TEMPORARY_NAME
 from blobark.rules import Rules
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -32,7 +32,7 @@ class Found(NamedTuple):
 
     path: bytes
     key: bytes
-    name: str
+    name: bytes
     parent: int
     stat: os.stat_result | None
     error: str = ""
@@ -54,7 +54,7 @@ class _Level:
 
     descriptor: int
     prefix: bytes
-    names: Iterator[str]
+    names: Iterator[bytes]
 
 
 def raise_descriptor_limit() -> None:
@@ -81,7 +81,7 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
     levels: list[_Level] = []
     try:
         status = os.fstat(top)
-        yield Found(b"", b"", ".", top, status)
+        yield Found(b"", b"", b".", top, status)
         levels.append(_Level(top, b"", _names(top)))
         while levels:
             level = levels[-1]
@@ -105,10 +105,10 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
             os.close(level.descriptor)
 
 
-def _look(root: WalkRoot, rules: Rules, level: _Level, name: str) -> Found | None:
+def _look(root: WalkRoot, rules: Rules, level: _Level, name: bytes) -> Found | None:
     """Return the item `name` of a directory, None when it is excluded, Blobark's own, or gone since."""
-    path = level.prefix + os.fsencode(name)
-    if path in root.own_paths or (name.startswith(TEMPORARY_PREFIX) and TEMPORARY_NAME.fullmatch(os.fsencode(name))):
+    path = level.prefix + name
+    if path in root.own_paths or (name.startswith(b".") and TEMPORARY_NAME.fullmatch(name)):
         return None
     key = path.replace(b"/", b"\0")
     try:
@@ -120,7 +120,7 @@ def _look(root: WalkRoot, rules: Rules, level: _Level, name: str) -> Found | Non
     is_dir = stat.S_ISDIR(status.st_mode)
     if rules.excludes(path, is_dir):
         return None
-    return Found(path, key, name, level.descriptor, status, rule=rules.skips(root.name, path, is_dir))
+    return Found(path, key, name, level.descriptor, status, "", rules.skips(root.name, path, is_dir))
 
 
 def _is_entered(found: Found, device: int | None) -> bool:
@@ -143,7 +143,5 @@ def _enter(level: _Level, found: Found) -> tuple[_Level | None, Found]:
         return None, found._replace(error=f"cannot be read ({error.strerror})")
 
 
-def _names(descriptor: int) -> Iterator[str]:
-    names = os.listdir(descriptor)
-    names.sort(key=os.fsencode)
-    return iter(names)
+def _names(descriptor: int) -> Iterator[bytes]:
+    return iter(sorted(map(os.fsencode, os.listdir(descriptor))))

@@ -82,28 +82,28 @@ def forecast(work: Work, runs: Sequence[Measured]) -> Forecast:
     for _ in range(ROUNDS):
         logs, covariance = _fit(logs, runs, noise2)
         noise2 = _noise2(logs, covariance, runs, noise2)
-    spread = _T90 * math.sqrt(noise2 + _open2(logs, covariance, work))
-    expected_s = _seconds(logs, work)
+    parts = _parts(_costs(logs), work)
+    expected_s = sum(parts)
+    spread = _T90 * math.sqrt(noise2 + _open2([part / expected_s for part in parts], covariance))
     return Forecast(expected_s / math.exp(spread), expected_s, expected_s * math.exp(spread))
 
 
-def _parts(logs: Vector, work: Work) -> Vector:
+def _costs(logs: Vector) -> Vector:
+    return [math.exp(log) for log in logs]
+
+
+def _parts(costs: Vector, work: Work) -> Vector:
     """Return the seconds that each of the costs comes to."""
-    return [math.exp(log) * amount for log, amount in zip(logs, (1.0, *work), strict=True)]
+    fixed, per_file, per_small, per_large = costs
+    files, small_bytes, large_bytes = work
+    return [fixed, per_file * files, per_small * small_bytes, per_large * large_bytes]
 
 
-def _seconds(logs: Vector, work: Work) -> float:
-    return sum(_parts(logs, work))
-
-
-def _slopes(logs: Vector, work: Work) -> Vector:
-    """Return by how much the logarithm of the seconds grows with that of each cost."""
-    parts = _parts(logs, work)
-    return [part / sum(parts) for part in parts]
-
-
-def _off(logs: Vector, run: Measured) -> float:
-    return math.log(run.seconds / _seconds(logs, run.work))
+def _slopes_and_off(costs: Vector, run: Measured) -> tuple[Vector, float]:
+    """Return by how much the logarithm of a run's seconds grows with that of each cost, and how far off it is."""
+    parts = _parts(costs, run.work)
+    total = sum(parts)
+    return [part / total for part in parts], math.log(run.seconds / total)
 
 
 def _weight(off: float, run: Measured, noise2: float) -> float:
@@ -112,9 +112,8 @@ def _weight(off: float, run: Measured, noise2: float) -> float:
     return (TAIL + 1) / (TAIL * variance + off * off)
 
 
-def _open2(logs: Vector, covariance: list[Vector], work: Work) -> float:
+def _open2(slopes: Vector, covariance: list[Vector]) -> float:
     """Return the variance of a forecast's logarithm that comes of what the costs leave open."""
-    slopes = _slopes(logs, work)
     return sum(a * b * covariance[i][j] for i, a in enumerate(slopes) for j, b in enumerate(slopes))
 
 
@@ -124,12 +123,13 @@ def _noise2(logs: Vector, covariance: list[Vector], runs: Sequence[Measured], be
     Each run has drawn the costs towards itself: what it has thereby spent is not counted.
     """
     total, count = NOISE_RUNS * NOISE * NOISE, float(NOISE_RUNS)
+    costs = _costs(logs)
     for run in runs:
-        off = _off(logs, run)
+        slopes, off = _slopes_and_off(costs, run)
         share = before / (before + run.unlike * run.unlike)
         weight = _weight(off, run, before)
         total += share * before * weight * off * off
-        count += share * (1 - min(0.9, weight * _open2(logs, covariance, run.work)))
+        count += share * (1 - min(0.9, weight * _open2(slopes, covariance)))
     return total / count
 
 
@@ -152,13 +152,18 @@ def _slope(logs: Vector, runs: Sequence[Measured], noise2: float) -> tuple[Vecto
     places = range(len(logs))
     matrix = [[_STIFFNESS * (row == column) for column in places] for row in places]
     gradient = [_STIFFNESS * (mean - log) for mean, log in zip(_PRIOR_LOGS, logs, strict=True)]
+    costs = _costs(logs)
     for run in runs:
-        slopes, off = _slopes(logs, run.work), _off(logs, run)
+        slopes, off = _slopes_and_off(costs, run)
         weight = _weight(off, run, noise2)
-        for row in places:
-            gradient[row] += weight * slopes[row] * off
-            for column in places:
-                matrix[row][column] += weight * slopes[row] * slopes[column]
+        for row, slope in enumerate(slopes):
+            weighted = weight * slope
+            gradient[row] += weighted * off
+            for column in range(row + 1):
+                matrix[row][column] += weighted * slopes[column]
+    for row in places:
+        for column in range(row):
+            matrix[column][row] = matrix[row][column]
     return gradient, _inverse(matrix)
 
 
@@ -175,9 +180,10 @@ def _downhill(logs: Vector, step: Vector, runs: Sequence[Measured], noise2: floa
 
 def _unlikeliness(logs: Vector, runs: Sequence[Measured], noise2: float) -> float:
     total = _STIFFNESS * sum((log - mean) ** 2 for log, mean in zip(logs, _PRIOR_LOGS, strict=True))
+    costs = _costs(logs)
     for run in runs:
-        variance = noise2 + run.unlike * run.unlike
-        total += (TAIL + 1) * math.log1p(_off(logs, run) ** 2 / (TAIL * variance))
+        off = math.log(run.seconds / sum(_parts(costs, run.work)))
+        total += (TAIL + 1) * math.log1p(off * off / (TAIL * (noise2 + run.unlike * run.unlike)))
     return total
 
 

@@ -97,12 +97,16 @@ class Stages:
         self._mine.repeats += 1
 
     def received(self, since_ns: int) -> None:
-        """Count the time since then for the rest of an answer; it is no part of the request's."""
+        """Count the time since then for the rest of an answer, or a part of it; it is no part of the request's."""
         self._mine.received_ns += self.lap(RECEIVE, since_ns) - since_ns
+
+    def passed_on(self, since_ns: int) -> None:
+        """Take the time since then, in which somebody worked on a part of the answer, off the request's."""
+        self._mine.received_ns += now() - since_ns
 
     @property
     def received_ns(self) -> int:
-        """How long this thread has received such."""
+        """How long this thread has received such, and passed it on."""
         return self._mine.received_ns
 
     @property

@@ -18,10 +18,11 @@ from blobark.stores.base import Store
 from tests.store_blobs import Looking, names
 from tests.store_keys import Naming
 from tests.store_locks import Locking
+from tests.store_pouring import Pouring
 from tests.store_writing import Writing
 
 
-class StoreSuite(Looking, Writing, Naming, Locking):
+class StoreSuite(Looking, Pouring, Writing, Naming, Locking):
     @pytest.fixture
     def open_again(self) -> Callable[[], Store]:
         """Open the test's place once more; every call gives a store of its own."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from blobark.summary_measuring import times
+from blobark.wording import times
 from tests.runs import Workspace
 
 

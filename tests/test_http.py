@@ -14,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blobark.errors import ConfigError
-from blobark.stores.http import LONGEST_HEAD_BYTES, SENT_AT_ONCE_BYTES, Answer, Http, NoAnswer
+from blobark.model import Data
+from blobark.stores.base import POURED_BYTES
+from blobark.stores.http import LONGEST_HEAD_BYTES, SENT_AT_ONCE_BYTES, Answer, Http, NoAnswer, Poured
 from metrics.stages import RECEIVE, Stages
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -143,6 +145,60 @@ def test_what_comes_after_the_first_bytes_is_timed_apart(size: int, received: in
         http.close()
     assert stages.count(RECEIVE) == received
     assert (stages.received_ns > 0) == bool(received)
+
+
+def test_what_is_poured_comes_while_it_comes() -> None:
+    body, stages = os.urandom(2 * POURED_BYTES + 100), Stages(1)
+    has_first = threading.Event()
+    server = Server()
+
+    def script(connection: socket.socket) -> None:
+        while server.read(connection):
+            connection.sendall(b"HTTP/1.1 206 x\r\nContent-Length: %d\r\n\r\n" % len(body) + body[:POURED_BYTES])
+            assert has_first.wait(10)
+            connection.sendall(body[POURED_BYTES:])
+
+    server.scripts.append(script)
+    taken: list[bytes] = []
+
+    def take(piece: Data) -> None:
+        taken.append(bytes(piece))
+        has_first.set()
+
+    with server:
+        http = Http(server.url, connect_timeout_s=5, read_timeout_s=5, stages=stages)
+        for _ in range(2):
+            taken.clear()
+            answer = http.ask("GET", "/", "", b"", Poured(len(body), take))
+            assert (answer.status, answer.is_poured, answer.body) == (206, True, b"")
+            assert b"".join(taken) == body
+            assert [len(piece) for piece in taken] == [POURED_BYTES, POURED_BYTES, 100]
+        assert server.connections == 1
+        http.close()
+    assert stages.count(RECEIVE) == 6
+
+
+@pytest.mark.parametrize(("status", "length"), [(200, 9), (404, 9), (206, 8), (206, 10)])
+def test_another_answer_than_was_hoped_for_is_poured_to_nobody(status: int, length: int) -> None:
+    taken: list[object] = []
+    with answering(b"HTTP/1.1 %d x\r\nContent-Length: %d\r\n\r\n%b" % (status, length, bytes(length))) as (_, http):
+        answer = http.ask("GET", "/", "", b"", Poured(9, taken.append))
+    assert (answer.status, answer.is_poured, answer.body) == (status, False, bytes(length))
+    assert taken == []
+
+
+def test_what_is_poured_and_breaks_off_is_no_answer() -> None:
+    taken: list[bytes] = []
+    with (
+        answering(
+            b"HTTP/1.1 206 x\r\nContent-Length: %d\r\n\r\n" % (2 * POURED_BYTES) + bytes(POURED_BYTES + 1),
+            then_close=True,
+        ) as (_, http),
+        pytest.raises(NoAnswer) as error,
+    ):
+        http.ask("GET", "/", "", b"", Poured(2 * POURED_BYTES, lambda piece: taken.append(bytes(piece))))
+    assert error.value.trouble == "broken"
+    assert taken == [bytes(POURED_BYTES)]
 
 
 def test_headers_are_found_whatever_their_case() -> None:

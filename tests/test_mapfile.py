@@ -202,7 +202,7 @@ MISTAKES = {
     '{"KEY": "/"}': "1: 'KEY': expected a path below /, got '/'",
     '{"KEY": "a"}': "1: 'KEY': expected an absolute path, got 'a'",
     '{"KEY": "a/b"}': "1: 'KEY': expected an absolute path, got 'a/b'",
-    '{"KEY": "C:\\\\a"}': "1: 'KEY': expected an absolute path, got 'C:\\a'",
+    '{"KEY": "C:\\\\a"}': "1: 'KEY': expected an absolute path, got 'C:\\\\a'",
     '{"KEY": "/a/../b"}': "1: 'KEY': expected a path without empty, . and .. components, got '/a/../b'",
     '{"KEY": "/.."}': "1: 'KEY': expected a path without empty, . and .. components, got '/..'",
     '{"KEY": "/../"}': "1: 'KEY': expected a path without empty, . and .. components, got '/../'",

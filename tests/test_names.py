@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blobark.errors import ConfigError
-from blobark.names import meant, shown
+from blobark.model import display
+from blobark.names import meant
 from tests.runs import Workspace
 from tests.trees import write
 
@@ -27,13 +28,13 @@ STRANGE = [
 
 @given(st.binary())
 def test_what_is_shown_leads_back(raw: bytes) -> None:
-    assert meant(shown(raw)) == raw
-    assert shown(raw).isprintable()
+    assert meant(display(raw)) == raw
+    assert display(raw).isprintable()
 
 
 def test_what_is_shown() -> None:
-    assert shown("plain ü".encode()) == "plain ü"
-    assert shown(b"a\\n\n\xff\x1b") == r"a\\n\n\udcff\x1b"
+    assert display("plain ü".encode()) == "plain ü"
+    assert display(b"a\\n\n\xff\x1b") == r"a\\n\n\udcff\x1b"
     assert meant("a\nb") == b"a\nb"
     assert meant(os.fsdecode(b"\xff")) == b"\xff"
 
@@ -62,4 +63,8 @@ def test_each_command_takes_what_ls_shows(tmp_path: Path) -> None:
     assert contents == {f"content {number}" for number in range(len(STRANGE))}
     workspace.run("restore", *paths)
     assert sorted(os.listdir(os.fsencode(workspace.restored))) == sorted(STRANGE)
+    for key in workspace.guids().values():
+        (workspace.store / key[-2:] / key).unlink()
+    failed = workspace.run("restore", "--to", str(tmp_path / "elsewhere"), expect=3).result["failed"]
+    assert {f"{source}/{path}" for path, _ in failed} == paths.keys()
     assert "a backslash here begins" in workspace.run("ls", "1", "back\\slash", expect=2).stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from blobark.errors import (
 )
 from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Store, Upload
+from blobark.stores.base import POURED_BYTES, BlobInfo, Greeting, Hold, Priority, Store, Take, Upload
 from blobark.stores.folder import FolderStore
 from blobark.stores.retry import Retrying
 from tests.in_blocks import InBlocks
@@ -83,6 +84,14 @@ class Faulty:
     def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
         self.next_fault()
         return self.store.read(key, offset, size_bytes, version=version)
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        def fault_or_take(data: Data) -> None:
+            self.next_fault()
+            take(data)
+
+        self.store.pour(key, offset, size_bytes, fault_or_take, version=version)
+        self.fault_after()
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         self.next_fault()
@@ -284,6 +293,23 @@ def test_a_list_goes_on_where_it_was(faulty: Faulty, store: Retrying) -> None:
         faulty.script = blips(5)
         assert [blob.key for blob in store.list("key")] == keys
         assert faulty.script == []
+
+
+def test_what_is_poured_goes_on_where_it_broke_off(faulty: Faulty, store: Retrying) -> None:
+    data = os.urandom(3 * POURED_BYTES + 5)
+    store.put("a", data, {})
+    version, before = store.stat("a").version, faulty.calls
+    taken: list[bytes] = []
+
+    def take(piece: Data) -> None:
+        taken.append(bytes(piece))
+        faulty.script = blips(1) if len(taken) in (1, 3) else []
+
+    faulty.script, faulty.after = blips(2), blips(1)
+    store.pour("a", 0, len(data), take, version=version)
+    assert b"".join(taken) == data
+    assert len(taken) == 4
+    assert (faulty.calls - before, store.counters()["retries"]) == (4 + 2 + 2, 2 + 2 + 1)
 
 
 def test_a_list_that_keeps_failing_ends(faulty: Faulty) -> None:

@@ -30,7 +30,8 @@ from blobark.model import Data
 from blobark.stores.azure_account import Account, Connections, check_container, parse_connection_string
 from blobark.stores.azure_errors import translate
 from blobark.stores.azure_rest import Rest
-from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_key, check_meta
+from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Take, Upload, check_key, check_meta
+from blobark.stores.http import Poured
 from metrics.stages import Stages
 
 if TYPE_CHECKING:
@@ -118,6 +119,18 @@ class AzureStore:
         if (size_bytes is not None and len(data) != size_bytes) or (offset and not data):
             raise ContentError(f"{key} at {self.name} has {offset + len(data)} bytes, and more were asked for")
         return data
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        """As `Store.pour`."""
+        check_key(key)
+        if size_bytes == 0:
+            return
+        try:
+            came = self._call(key, partial(self._rest.pour, key, offset, Poured(size_bytes, take), version))
+        except BlobExists:  # as the service says that what it has is not what was hoped for
+            raise ContentError(f"{key} at {self.name} has been written again") from None
+        if came != size_bytes:
+            raise ContentError(f"{key} at {self.name} has {offset + came} bytes, and more were asked for")
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""

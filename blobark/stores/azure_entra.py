@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import logging
 import os
 import re
 import threading
@@ -135,6 +134,8 @@ def trusted_roots() -> str:
 
 def _chain() -> Sequence[TokenCredential]:
     """Return the credentials that the environment allows for, in azure-identity's order."""
+    import logging
+
     from azure.identity import DefaultAzureCredential
 
     # Without a handler of its own the library's warnings, of many lines, would go to standard error.

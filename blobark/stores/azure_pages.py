@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import html
 import re
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
@@ -105,4 +104,8 @@ def _ns(date: bytes) -> int:
 
 
 def _text(raw: bytes) -> str:
-    return html.unescape(raw.decode()) if b"&" in raw else raw.decode()
+    if b"&" not in raw:
+        return raw.decode()
+    from html import unescape  # late: it brings a table of 2,000 names
+
+    return unescape(raw.decode())

@@ -21,7 +21,7 @@ from blobark.stores.azure_entra import trusted_roots
 from blobark.stores.azure_pages import archived_in, blobs_in, uncommitted_in
 from blobark.stores.azure_sas import container_sas
 from blobark.stores.base import BlobInfo
-from blobark.stores.http import Answer, Http, NoAnswer
+from blobark.stores.http import Answer, Http, NoAnswer, Poured
 
 NAMES_IN_A_PAGE = 5000
 SAS_LASTS_NS = 2 * 3600 * 10**9
@@ -91,6 +91,15 @@ class Rest:
         if version:
             headers["If-Match"] = version
         return self._send("GET", key, headers=headers, hoped=206 if span else 200).body
+
+    def pour(self, key: str, offset: int, poured: Poured, version: str) -> int:
+        """Let a range of one version of a blob be taken as it comes; return how long it is.
+
+        If it is not as long as was asked for, nothing of it has been taken.
+        """
+        headers = {"Range": f"bytes={offset}-{offset + poured.size_bytes - 1}", "If-Match": version}
+        answer = self._send("GET", key, headers=headers, hoped=206, poured=poured)
+        return poured.size_bytes if answer.is_poured else len(answer.body)
 
     def put(
         self, key: str, data: Data, meta: Mapping[str, str], tier: str, *, create_only: bool, version: str = ""
@@ -207,6 +216,7 @@ class Rest:
         data: Data = b"",
         *,
         hoped: int = 200,
+        poured: Poured | None = None,
     ) -> Answer:
         """Make a request about the container ("") or a blob in it; return the answer when its status is the hoped.
 
@@ -220,7 +230,7 @@ class Rest:
             words.append(self._sas())
         target = f"{self._place}/{quote(key)}" if key else self._place
         target += f"?{'&'.join(words)}" if words else ""
-        answer = self._http.ask(method, target, f"x-ms-version: {API_VERSION}\r\n{''.join(lines)}", data)
+        answer = self._http.ask(method, target, f"x-ms-version: {API_VERSION}\r\n{''.join(lines)}", data, poured)
         if answer.status != hoped:
             raise Refused(answer.status, answer.header(b"x-ms-error-code"), answer.header(b"retry-after"))
         return answer

@@ -8,12 +8,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import logging
 import re
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
 from blobark.errors import ConfigError
+
+if TYPE_CHECKING:
+    import logging
 
 SAS_VERSION = "2021-12-02"
 _HINT = "copy the SAS token from the portal: ...&sig=... and nothing before or after it"

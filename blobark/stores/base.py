@@ -11,7 +11,7 @@ between slashes are never empty (but for the end), `.` or `..`. Every method ref
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -23,6 +23,8 @@ from blobark.model import Block, Data
 
 BLOCK_SIZE_BYTES = 8 * 1024 * 1024
 """Content up to this size is one `put`; longer content goes through `begin`, in blocks of at least this size."""
+POURED_BYTES = 1024 * 1024
+"""How much `pour` gives at once: little enough to be still near when it is digested and written."""
 PAGE_BLOBS = 5000
 """How many blobs a service lists with one request."""
 
@@ -33,6 +35,9 @@ ARCHIVE = "archive"
 
 Priority = Literal["standard", "high"]
 """How fast a blob is rehydrated: within fifteen hours, or mostly within one and dearer."""
+
+Take = Callable[[Data], None]
+"""Takes the bytes that come next."""
 
 _META_NAME = re.compile("[a-z_][a-z0-9_]*")
 
@@ -183,6 +188,17 @@ class Store(Protocol):
             BlobNotFound: there is no such blob.
             ContentError: the blob ends before the range does, or has been written again. Never fewer bytes,
                 never silently.
+        """
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        """Give exactly `size_bytes` bytes from `offset`, of this `version`, to `take`, in order, as they come.
+
+        What `take` gets is up to `POURED_BYTES`, and its own only until it returns; so they are still near when it
+        works on them. What it raises comes through. Nothing is asked of the store for 0 bytes.
+
+        Raises:
+            BlobNotFound: there is no such blob; to some stores that is another version.
+            ContentError: as `read`, perhaps after `take` has had some of the bytes.
         """
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:

@@ -39,7 +39,7 @@ from blobark.errors import (
 )
 from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import BlobInfo, Greeting, Hold, Priority, Upload, check_meta
+from blobark.stores.base import POURED_BYTES, BlobInfo, Greeting, Hold, Priority, Take, Upload, check_meta
 from blobark.stores.folder_lock import FolderLock
 from blobark.stores.listing import blobs_below
 from blobark.stores.newfile import NewFile, NewFiles
@@ -117,6 +117,11 @@ class FolderStore:
         if len(data) != wanted or (offset and not data):
             raise ContentError(f"{key} in {self.name} has {there} bytes, and more were asked for")
         return data
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        """As `Store.pour`."""
+        for done in range(0, size_bytes, POURED_BYTES):
+            take(self.read(key, offset + done, min(POURED_BYTES, size_bytes - done), version=version))
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""

@@ -17,18 +17,19 @@ import os
 import select
 import socket
 import ssl
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import certifi
 import msgspec
 
 from blobark.errors import ConfigError
 from blobark.model import Data
+from blobark.stores.base import POURED_BYTES, Take
 from metrics.stages import Stages
 
 Trouble = Literal["connect", "timeout", "broken", "damaged"]
@@ -51,6 +52,14 @@ class NoAnswer(Exception):
         self.trouble = trouble
 
 
+class _NotTaken(Exception):
+    """What somebody has raised to whom an answer was given as it came."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
 class Answer(msgspec.Struct, gc=False):
     """A status, the head as it came and in small letters, and a body."""
 
@@ -58,6 +67,8 @@ class Answer(msgspec.Struct, gc=False):
     head: bytes
     lower: bytes
     body: Data = b""
+    is_poured: bool = False
+    """Whether the body has been taken as it came."""
 
     def header(self, name: bytes) -> str:
         """Return a header's value, "" for none; its name is given in small letters."""
@@ -75,6 +86,13 @@ class Answer(msgspec.Struct, gc=False):
             if name.lower().startswith(prefix):
                 found[name[len(prefix) :].lower().decode("latin-1")] = value.strip().decode("latin-1")
         return found
+
+
+class Poured(NamedTuple):
+    """What a body of status 206 and of this length is given to as it comes, up to `POURED_BYTES` at a time."""
+
+    size_bytes: int
+    take: Take
 
 
 @dataclass(slots=True)
@@ -120,11 +138,11 @@ class Http:
         # A proxy is asked for whole addresses, unless it only passes the bytes of TLS on.
         self._place = f"http://{url.netloc}" if self._proxy and not self._tls else ""
 
-    def ask(self, method: str, target: str, headers: str, body: Data = b"") -> Answer:
+    def ask(self, method: str, target: str, headers: str, body: Data = b"", poured: Poured | None = None) -> Answer:
         """Make a request, and return the answer, whatever its status.
 
         `target` is the path with its query; `headers` has lines that end in CR LF. Both are ASCII without controls
-        of their own: who calls has seen to that.
+        of their own: who calls has seen to that. What `poured` raises comes through.
 
         Raises:
             NoAnswer: there was none in time, or it came damaged.
@@ -135,7 +153,9 @@ class Http:
         is_whole = False
         try:
             _send(connection.socket, head, body)
-            answer, is_whole = _receive(connection.socket, method, self._stages)
+            answer, is_whole = _receive(connection.socket, method, self._stages, poured)
+        except _NotTaken as failed:
+            raise failed.error from None
         except TimeoutError:
             raise NoAnswer("timeout") from None
         except OSError:
@@ -205,6 +225,10 @@ class _Proxy:
 
 def _proxy_for(scheme: str, place: str) -> _Proxy | None:
     """Return the proxy that the environment names for an address."""
+    if sys.platform != "darwin" and not any(name.lower().endswith("_proxy") for name in os.environ):
+        return None
+    from urllib.request import getproxies, proxy_bypass  # late: 5 ms, and most machines have none
+
     named = "" if proxy_bypass(place) else getproxies().get(scheme, "")
     if not named:
         return None
@@ -257,7 +281,9 @@ def _send(connection: socket.socket, head: bytes, body: Data) -> None:
             raise
 
 
-def _receive(connection: socket.socket, method: str, stages: Stages) -> tuple[Answer, bool]:
+def _receive(
+    connection: socket.socket, method: str, stages: Stages, poured: Poured | None = None
+) -> tuple[Answer, bool]:
     """Return an answer, and whether the connection can be used again."""
     data = _some(connection)
     while True:
@@ -281,6 +307,10 @@ def _receive(connection: socket.socket, method: str, stages: Stages) -> tuple[An
         size = int(length)
         if not 0 <= len(rest) <= size:
             raise ValueError
+        if poured is not None and (status, size) == (206, poured.size_bytes):
+            _pour(connection, rest, poured, stages)
+            answer.is_poured = True
+            return answer, keep
         if len(rest) == size:
             answer.body = rest
             return answer, keep
@@ -313,6 +343,27 @@ def _body(connection: socket.socket, begun: bytes, size: int) -> memoryview:
             raise ConnectionError
         filled += got
     return body
+
+
+def _pour(connection: socket.socket, begun: bytes, poured: Poured, stages: Stages) -> None:
+    buffer = memoryview(bytearray(min(POURED_BYTES, poured.size_bytes)))
+    buffer[: len(begun)] = begun
+    filled, left = len(begun), poured.size_bytes
+    while left:
+        since_ns = stages.now()
+        piece = buffer[:left]
+        while filled < len(piece):
+            got = connection.recv_into(piece[filled:])
+            if not got:
+                raise ConnectionError
+            filled += got
+        stages.received(since_ns)
+        try:
+            poured.take(piece)
+        except Exception as error:  # noqa: BLE001 - it is none of the connection's
+            raise _NotTaken(error) from None
+        left -= filled
+        filled = 0
 
 
 def _chunks(connection: socket.socket, data: bytes) -> Iterator[bytes]:

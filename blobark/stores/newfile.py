@@ -16,6 +16,8 @@ import secrets
 import stat
 from dataclasses import dataclass
 
+from blobark.blocks import WRITE_BYTES
+
 TEMPORARY = ".tmp"
 STALE_AFTER_S = 24 * 3600
 
@@ -36,9 +38,11 @@ class NewFile:
 
     def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
-        written = os.pwrite(self.fd, data, offset)
-        while written < len(data):
-            written += os.pwrite(self.fd, memoryview(data)[written:], offset + written)
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self.fd, view[:WRITE_BYTES], offset)
+            view = view[written:]
+            offset += written
 
     def publish(self, path: str, *, replace: bool) -> None:
         """Give the file the name `path`; raises `FileExistsError` when it is taken and not to be replaced.

@@ -6,7 +6,6 @@ import threading
 
 from blobark.config_azure import Login
 from blobark.errors import ConfigError
-from blobark.stores.folder import FolderStore
 from blobark.stores.load import NO_LIMITS, Limits
 from blobark.stores.retry import Caller, Retrying, here
 from metrics.stages import Stages
@@ -42,6 +41,8 @@ def open_store(  # noqa: PLR0913 - each by its name
     if not location:
         raise ConfigError("no store is named", "write `azure` or a folder's path")
     if location != AZURE:
+        from blobark.stores.folder import FolderStore
+
         return Retrying(FolderStore(location, create=create), limits=limits, stop=stop, stages=stages)
     from blobark.stores.azure import AzureStore
     from blobark.stores.azure_account import account_of

@@ -23,7 +23,7 @@ from typing import Protocol, TypeVar
 from blobark.errors import Interrupted, Retryable, StoreUnusable, Throttled
 from blobark.holder import Holder
 from blobark.model import Block, Data
-from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Hold, Priority, Store, Upload
+from blobark.stores.base import PAGE_BLOBS, BlobInfo, Greeting, Hold, Priority, Store, Take, Upload
 from blobark.stores.load import NO_LIMITS, Gate, Limit, Limits
 from metrics.stages import HELD, REQUEST, Stages
 
@@ -117,6 +117,23 @@ class Retrying:
         if size_bytes is None and self._bytes is not None:
             self._bytes.pay(len(data))  # its length was not known before
         return data
+
+    def pour(self, key: str, offset: int, size_bytes: int, take: Take, *, version: str) -> None:
+        """As `Store.pour`. After a failure it goes on where that was."""
+        done = 0
+
+        def taken(data: Data) -> None:
+            nonlocal done
+            since_ns = self._stages.now()
+            take(data)
+            self._stages.passed_on(since_ns)
+            done += len(data)
+
+        def rest() -> None:
+            self._store.pour(key, offset + done, size_bytes - done, taken, version=version)
+
+        self.call(rest, size_bytes=size_bytes)
+        self._stages.moved(size_bytes)
 
     def put(self, key: str, data: Data, meta: Mapping[str, str], *, create_only: bool = True) -> None:
         """As `Store.put`."""
