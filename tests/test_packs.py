@@ -256,9 +256,10 @@ def test_a_pack_of_a_killed_save_is_adopted(
         write(workspace.source / "tiny" / f"file-{number:04}", b"tiny %d" % number)
     workspace.configure(max_workers=1)
     workspace.run("index")
-    proxy.add(faults.hang(method="PUT", where=CONTENT, skip=1))
+    second = faults.hang(method="PUT", where=CONTENT, holds=b"file-3999")  # not the first one, sent again
+    proxy.add(second)
     with workspace.started("save") as process:
-        wait_until(lambda: len(proxy.logged("PUT", CONTENT)) > 1, process)
+        wait_until(lambda: second.fired, process)
         process.kill()
     saved = workspace.run("save").result
     assert (saved["complete"], saved["packs"]) == (True, 1)
