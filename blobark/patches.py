@@ -23,7 +23,7 @@ from blobark.trash import Trash
 FEATURE = "patches"
 """What a snapshot requires of its reader that has any."""
 
-LEAST_BYTES = 32 * 1024
+LEAST_BYTES = 8 * 1024
 """A whole segment below this is not worth a second request of whoever reads it."""
 
 SHARE = 16
