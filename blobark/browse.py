@@ -193,7 +193,7 @@ def _keyed(tree: Tree, refs: list[SegmentRef], side: int) -> Iterator[tuple[tupl
 def _change(old: Entry, new: Entry) -> str:
     if old.kind != new.kind:
         return "T"
-    if (old.digest, old.raw_link, old.rdev) != (new.digest, new.raw_link, new.rdev):
+    if not _same_content(old, new) or (old.raw_link, old.rdev) != (new.raw_link, new.rdev):
         return "M"
     ours, theirs = _metadata(old), _metadata(new)
     return "U" if ours != theirs else ""
@@ -271,7 +271,16 @@ def history(trees: Sequence[Tree], path: bytes) -> Iterator[Version]:
 
 
 def _same_version(one: Entry, other: Entry) -> bool:
+    if one.hardlink_to_any or other.hardlink_to_any:
+        return one.kind == other.kind and _same_content(one, other)
     return (one.kind, one.guid, one.digest, one.raw_link) == (other.kind, other.guid, other.digest, other.raw_link)
+
+
+def _same_content(one: Entry, other: Entry) -> bool:
+    """Whether two entries have the same content. A further hard link has no digest: there size and time tell."""
+    if one.kind == "file" and (one.hardlink_to_any or other.hardlink_to_any):
+        return (one.size, one.mtime_ns) == (other.size, other.mtime_ns)
+    return one.digest == other.digest
 
 
 def _renamed(tree: Tree, after: Tree, guid: str) -> Entry | None:

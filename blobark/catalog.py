@@ -29,7 +29,7 @@ import msgspec
 from blobark import journal
 from blobark.errors import Fatal, SnapshotError
 from blobark.journal import Journal
-from blobark.model import Entry, SegmentRef
+from blobark.model import Entry, SegmentRef, display
 from blobark.segments import SegmentWriter, decode_entry, encode_entry, plain_of, read_segment
 
 SCHEMA_VERSION = 5
@@ -114,6 +114,11 @@ class Catalog:
         self._flush()
         if self._keep:
             self._db.commit()
+
+    def last_known(self, server: str, place: str) -> int:
+        """Return the number of the snapshot that this machine saw published last in a store, 0 for none."""
+        is_there = self.get("stored_in") == stored_in(server, place)
+        return int(self.get("snapshot") or 0) if is_there else 0
 
     # Segments
 
@@ -232,6 +237,11 @@ class Catalog:
         """Yield what `set_jobs` noted, in the order of a manifest."""
         for root, path, guid, placeholder in self._db.execute("SELECT * FROM job ORDER BY root, path"):
             yield root, bytes(path), guid, bool(placeholder)
+
+
+def stored_in(server: str, place: str) -> str:
+    """Return what is remembered of where a server's snapshots are; `place` is a store's name."""
+    return f"{server} {display(os.fsencode(place))}"
 
 
 class DraftWriter:

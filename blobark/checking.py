@@ -17,6 +17,7 @@ from typing import NamedTuple
 import msgspec
 from blake3 import blake3
 
+from blobark import snapshot
 from blobark.browse import numbers_text
 from blobark.catalog import Catalog
 from blobark.context import Context
@@ -198,6 +199,9 @@ def list_repairs(context: Context, options: RepairOptions) -> Repaired:
             verification = Verification(context, store, server, inventory, found.__contains__)
             verification.result = result.verified
             verification.gather(0)
+            known = catalog.last_known(server, store.name)
+            if known > max(snapshot.numbers(store, server), default=0):
+                verification.miss(known)
             verification.compare()
             if found:
                 verification.read()

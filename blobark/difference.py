@@ -36,6 +36,11 @@ class Difference:
         if skip and self.newest > (self.parent.number if self.parent else 0):
             hint = f"when this run has published, `blobark forget {self.newest}` removes it"
             context.reporter.warn(f"snapshot {self.newest} is damaged, and passed over: {hint}")
+        known = catalog.last_known(server, store.name) if store else 0
+        self.number = max(self.newest, known) + 1
+        """What the next snapshot is called: no number is given twice."""
+        if known > self.newest > 0 and not skip:
+            raise SnapshotError(f"snapshot {known} of {server}, which this machine has seen, is gone", snapshot.GO_ON)
         self._told: set[str] = set()
         """The segments of it that are known to be damaged or missing."""
         self.known = frozenset(ref.digest for ref in self.parent.segments) if self.parent else frozenset()

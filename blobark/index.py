@@ -20,7 +20,7 @@ import msgspec
 
 from blobark import identity, mapfile, patches, snapshot
 from blobark.builder import FRESH_NS, PROGRESS_EVERY, DraftBuilder, renumbered
-from blobark.catalog import Catalog
+from blobark.catalog import Catalog, stored_in
 from blobark.clock import now_ns
 from blobark.context import Context, full_path
 from blobark.errors import ConfigError, RootRefused, SnapshotError, StoreMissing
@@ -155,7 +155,7 @@ def remember_snapshot(catalog: Catalog, header: Header, place: str) -> None:
         "server": header.server,
         "roots": roots,
         "snapshot": str(header.number),
-        "stored_in": f"{header.server} {display(os.fsencode(place))}",
+        "stored_in": stored_in(header.server, place),
     }
     values["header"] = snapshot.encode(header).decode()  # for a repair
     if header.complete:

@@ -57,12 +57,13 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
         result.segments_sent += 1
         result.segment_bytes += len(stored)
     needed = [name for ref in refs for name in ref.objects if name not in sent]
-    carried.mend(context, catalog, store, result.server, needed)
+    before = [name for ref in (parent.segments if parent else ()) for name in ref.objects if name not in sent]
+    carried.mend(context, catalog, store, result.server, needed, before)
     started_ns = int(catalog.get("walk_started_ns"))
     header = Header(
         format=FORMAT,
         server=result.server,
-        number=saver.newest + 1,
+        number=saver.number,
         complete=not lost and not any(ref.errors for ref in refs),
         host=this_host(),
         roots=roots,

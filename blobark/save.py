@@ -79,7 +79,7 @@ class Saver:
         self._difference = Difference(context, catalog, store, server, self._root_names)
         self._claims = Claims(catalog, store, server, self._difference)
         self.parent, self.known = self._difference.parent, self._difference.known
-        self.newest = self._difference.newest
+        self.newest, self.number = self._difference.newest, self._difference.number
         self.result = SaveResult(server=server)
 
     def plan(self) -> Iterator[Job]:

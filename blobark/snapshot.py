@@ -32,8 +32,9 @@ MAX_HEADER_BYTES = 256 * 1024 * 1024
 
 MENDINGS = 2
 """How often what arrived changed is written again."""
-_GO_ON = "`blobark repair --yes` may mend it; `blobark backup --skip-damaged` goes on without it"
+GO_ON = "`blobark repair --yes` may mend it; `blobark backup --skip-damaged` goes on without it"
 _EARLIER = "restore an earlier snapshot with --snapshot N"
+_NOT_BY_IT = "`blobark verify` names the snapshots that need it: restore another one with --snapshot N"
 _NUMBER_DIGITS = 10
 _Document = TypeVar("_Document", Header, Server)
 
@@ -143,7 +144,7 @@ def to_go_on_from(store: Store, server: str, *, skip_damaged: bool) -> Header | 
             raise
         except SnapshotError as error:
             if not skip_damaged:
-                raise SnapshotError(error.message, _GO_ON) from None
+                raise SnapshotError(error.message, GO_ON) from None
     return None
 
 
@@ -257,7 +258,7 @@ class Manifest:
         plain = plain_of(base, cached) if cached is not None else b""
         plain = plain or plain_of(base, self.stored(base)) or plain_of(base, self.stored(base))
         if not plain:
-            raise SnapshotError(f"segment {base}, on which others rest, is damaged", _EARLIER)
+            raise SnapshotError(f"segment {base}, on which others rest, is damaged", _NOT_BY_IT)
         return plain
 
     def lines(self, ref: SegmentRef) -> bytes:

@@ -42,5 +42,10 @@ def _verified(result: VerifyResult) -> Rows:
         rows.append(("archived, cannot be read", counted(result.archived, "blob")))
     if result.failed:
         rows.append(("failed", f"{len(result.failed):,} could not be checked (named above)"))
-    said = f"{counted(result.damaged, 'blob')}, hurting {counted(result.hurt, 'path')}" if result.damaged else "none"
+    said = f"{counted(result.damaged, 'blob')}, hurting {_hurt(result)}" if result.damaged else "none"
     return [*rows, ("DAMAGED" if result.damaged else "damaged", said)]
+
+
+def _hurt(result: VerifyResult) -> str:
+    """Return what is hurt: without paths it is snapshots as such."""
+    return counted(result.hurt, "path") if result.hurt else "snapshots as a whole (named above)"

@@ -99,6 +99,10 @@ class Verification:
         self._read_lists()
         self.result.blobs, self.result.blob_bytes = self._inventory.named_bytes()
 
+    def miss(self, number: int) -> None:
+        """Note a snapshot that ought to be there, and is not: its header is to be made again."""
+        self._object_damaged(snapshot.header_key(self._server, number), [number], "is missing")
+
     def _look_at_owner(self) -> None:
         key = snapshot.server_key(self._server)
         try:

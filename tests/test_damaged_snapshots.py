@@ -171,3 +171,35 @@ def test_a_newer_snapshot_is_never_passed_over(two: Machine) -> None:
     two.damage(newest, json.dumps({**json.loads(two.blob(newest)), "format": 99}).encode())
     assert "newer Blobark" in two.run("backup", "--skip-damaged", expect=4).stderr
     assert two.keys(HEADERS)[-1] == newest
+
+
+def test_a_newest_snapshot_that_is_gone_is_missed(two: Machine) -> None:
+    """Its number, and its tags, must not become another one's."""
+    lost = f"{HEADERS}0000000002"
+    sound = two.blob(lost)
+    two.damage(lost, None)
+    refused = two.run("backup", expect=4)
+    assert "snapshot 2 of web1, which this machine has seen, is gone: `blobark repair --yes`" in refused.stderr
+    assert two.run("repair", expect=7).result["damaged"] == 1
+    two.run("repair", "--yes", expect=3)
+    assert two.blob(lost) == sound
+    assert two.run("backup").result["save"]["snapshot"] == 3
+    two.damage(f"{HEADERS}0000000003", None)
+    assert two.run("backup", "--skip-damaged").result["save"]["snapshot"] == 4
+    assert two.run("verify").result["damaged"] == 0
+
+
+def test_what_only_the_snapshot_before_needs_is_mended_before_it_is_forgotten(two: Machine, source: Path) -> None:
+    """The catalog has it for the last time."""
+    before = {ref["digest"] for ref in two.header(2)["segments"]}
+    for file in sorted(source.rglob("*")):
+        if file.is_file():
+            write(file, b"other")
+    two.run("index")
+    own = next(ref["digest"] for ref in two.header(2)["segments"] if ref.get("files"))
+    sound = two.blob(SEGMENTS + own)
+    two.damage(SEGMENTS + own, sound[:-3])
+    assert "were mended: 1" in two.run("backup").stderr
+    assert own in before - {ref["digest"] for ref in two.header(3)["segments"]}
+    assert two.blob(SEGMENTS + own) == sound
+    two.run("verify")

@@ -156,6 +156,27 @@ def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
     assert marks == [("R", f"{source}/a", f"{source}/x"), ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
 
 
+def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write(source / "a", "one")
+    for name in ("b", "c"):
+        os.link(source / "a", source / name)
+    workspace = Workspace(tmp_path / "work", source)
+    workspace.backup()
+    (source / "a").write_bytes(b"two two")
+    workspace.backup()
+    (source / "a").unlink()
+    workspace.backup()
+    seen = [(row["size"], row["snapshots"]) for row in listed(workspace, "history", f"{source}/b")]
+    assert sorted(seen) == [(3, "1"), (7, "2-3")]
+
+    def changes(*numbers: str) -> dict[str, str]:
+        return {Path(row["path"]).name: row["change"] for row in listed(workspace, "diff", *numbers)}
+
+    assert {"a": "M", "b": "M", "c": "M"}.items() <= changes("1", "2").items()
+    assert {"b": "U", "c": "U"}.items() <= changes("2", "3").items()
+
+
 def test_history_follows_a_rename(workspace: Workspace) -> None:
     rows = listed(workspace, "history", "12/renamed.odt")
     source = str(workspace.source)

@@ -192,7 +192,7 @@ def test_a_damaged_base_fails_a_restore_with_its_name(machine: Machine, source: 
     other = machine.elsewhere(machine.folder.parent / "elsewhere")
     run = other.run("restore", expect=4)
     assert base in run.stderr
-    assert "restore an earlier snapshot" in run.stderr
+    assert "restore another one with --snapshot N" in run.stderr
 
 
 @pytest.mark.parametrize("decoder", ["of Python", "own"])

@@ -796,7 +796,10 @@ class Snapshot:
         """Return the lines of a segment, which may be stored as a patch of another one, its base."""
         if not DIGEST.fullmatch(digest) or (base and not DIGEST.fullmatch(base)):
             raise Trouble("its name is wrong")
-        before = self.plain(base, base, b"", 32 * MIB) if base else b""
+        try:
+            before = self.plain(base, base, b"", 32 * MIB) if base else b""
+        except (Trouble, OSError, *DAMAGE) as error:
+            raise Trouble(f"it rests on segment {base}: {error}") from None
         plain = self.plain(f"{digest}-{base}" if base else digest, digest, before, size)
         if len(plain) != size:
             raise Trouble("it is damaged")
