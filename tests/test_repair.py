@@ -246,7 +246,7 @@ def test_segments_header_and_description_come_from_the_state(machine: Machine) -
     machine.backup()
     before = {key: data for key, data in blobs(machine, "blobark/web1/").items() if "/lock" not in key}
     for key, data in before.items():
-        machine.damage(key, flipped(data, len(data) // 2))
+        machine.damage(key, data[: len(data) // 2])  # a flipped letter may be one of a path
     assert mend(machine, expect=3)["mended"] == 2
     assert mend(machine, expect=3)["mended"] == len(before) - 2  # what a header names, once that is mended
     assert mend(machine)["damaged"] == 0
