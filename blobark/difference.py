@@ -36,10 +36,10 @@ class Difference:
         if skip and self.newest > (self.parent.number if self.parent else 0):
             hint = f"when this run has published, `blobark forget {self.newest}` removes it"
             context.reporter.warn(f"snapshot {self.newest} is damaged, and passed over: {hint}")
-        known = catalog.last_known(server, store.name) if store else 0
+        known = catalog.last_known(server, store.name) if store and self.newest else 0
         self.number = max(self.newest, known) + 1
-        """What the next snapshot is called: no number is given twice."""
-        if known > self.newest > 0 and not skip:
+        """What the next snapshot is called: no number is given twice, but in a store that begins anew."""
+        if known > self.newest and not skip:
             raise SnapshotError(f"snapshot {known} of {server}, which this machine has seen, is gone", snapshot.GO_ON)
         self._told: set[str] = set()
         """The segments of it that are known to be damaged or missing."""
