@@ -133,7 +133,7 @@ def test_an_interrupted_restore_goes_on_with_its_part(workspace: Workspace, prox
     proxy.reset_counts()
     proxy.add(faults.hang(method="GET", where="/web1_", skip=4, times=2))
     with workspace.started("restore") as process:
-        wait_until(lambda: len(proxy.logged("GET", "/web1_")) >= 5, process)  # the one that hangs
+        wait_until(lambda: len(proxy.logged("GET", "/web1_")) >= 6, process)
         wait_until(lambda: blocks_in(workspace.restored, content) >= 3, process)
         process.kill()
     there = blocks_in(workspace.restored, content)
