@@ -326,22 +326,3 @@ def test_a_list_that_keeps_failing_ends(faulty: Faulty) -> None:
 
 def test_what_is_said_of_the_store_passes(faulty: Faulty, store: Retrying) -> None:
     assert (store.name, store.keeps_meta, store.lists_md5, store.lock_s) == (faulty.name, False, True, 60.0)
-
-
-def test_success_costs_nearly_nothing(tmp_path: Path) -> None:
-    class Quick(Faulty):
-        def read(self, key: str, offset: int = 0, size_bytes: int | None = None, *, version: str = "") -> Data:
-            return b""
-
-    quick = Quick(FolderStore(str(tmp_path)))
-    store = Retrying(quick)
-    fastest = {}
-    for name, read in (("bare", quick.read), ("retrying", store.read)):
-        times = []
-        for _ in range(20):
-            begun = time.perf_counter()
-            for _ in range(1000):
-                read("a")
-            times.append(time.perf_counter() - begun)
-        fastest[name] = min(times) / 1000
-    assert fastest["retrying"] - fastest["bare"] < 3e-6
