@@ -71,8 +71,9 @@ STEPS = {
     "import layers": ["lint-imports", "--no-cache", "--no-logo"],
 }
 
-# Each process begins with its own half, so that what a file's tests share is mostly made once.
-SUITE = ["-n", "2", "--dist", "worksteal", "-q"]
+# Each process begins with its own part, so that what a file's tests share is mostly made once. Tests wait a lot: so
+# there are more processes than the two cores that are usual.
+SUITE = ["-n", "4", "--dist", "worksteal", "-q"]
 
 
 class Trouble(Exception):

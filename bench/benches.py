@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 
 from bench import endpoint, table, trees
 from bench.measure import Cost, Failed, do, say
@@ -59,45 +58,6 @@ def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> N
             account.container("delete", name)
     where = "a server on this machine" if "//127.0.0.1:" in account.endpoint else account.endpoint
     report(args, work, f"{args.files:,} files of {args.size:,} bytes, Azure Blob protocol, {where}", tools, costs)
-
-
-def workers(args: argparse.Namespace, work: Path) -> None:
-    """What `max_workers: auto` reaches of the best fixed number's rate, at several latencies of the server."""
-    tree = make_tree(work, args, (args.size, args.size))
-    rows = [["latency ms", "step", *(f"{name}: files/s" for name in args.settings), "auto / best fixed"]]
-    found: Costs = {}
-    for latency in args.latencies:
-        with endpoint.server(args.server_command.replace("{latency}", str(latency))) as address:
-            costs = _each_setting(args, work / f"latency-{latency}", tree, endpoint.account("", address))
-        for step in ("save only", "restore"):
-            walls = {name: median(cost.wall_s for cost in costs[step, name]) for name in args.settings}
-            best = min(wall for name, wall in walls.items() if name != "auto")
-            rates = [f"{args.files / wall:,.0f}" for wall in walls.values()]
-            rows.append([str(latency), step, *rates, f"{best / walls['auto']:.2f}"])
-        found |= {(f"{latency} ms, {step}", name): value for (step, name), value in costs.items()}
-    tool = Blobark()
-    what = f"{args.files:,} files of {args.size:,} bytes, Azure Blob protocol, a server on this machine; median of"
-    print(table.heading(work, f"{what} {args.runs}", [tool]))
-    print(f"\n{table.markdown(rows, left=2)}")
-    write_json(args, [tool], {f"{step}, {name}": value for (step, name), value in found.items()})
-
-
-def _each_setting(args: argparse.Namespace, work: Path, tree: Path, account: endpoint.Account) -> Costs:
-    """Save and restore with each setting of max_workers; its index is not measured."""
-    costs: Costs = {}
-    for number in range(1, args.runs + 1):
-        for name in args.settings if number % 2 else args.settings[::-1]:
-            there = work / f"{name}-{number}"
-            there.mkdir(parents=True)
-            container = f"bench-{os.getpid()}-{name}-{number}"
-            account.container("create", container)
-            jobs = Blobark(name).jobs(Place(tree, there, account, container))
-            do(jobs["index"], work / "output")
-            for step in ("save only", "restore"):
-                cost = do(jobs[step], work / "output")
-                costs.setdefault((step, name), []).append(cost)
-                say(f"{number}/{args.runs} {work.name} {step:<9} {name:<5} {cost.wall_s:8.2f} s")
-    return costs
 
 
 def folder(args: argparse.Namespace, work: Path) -> None:

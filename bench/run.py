@@ -31,7 +31,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from bench import benches, forecasts, instrument, small, verdict, view
+from bench import benches, forecasts, instrument, pace, small, verdict, view
 from bench.measure import Failed, say
 from bench.trees import Different
 
@@ -104,7 +104,7 @@ def _add_more(commands: Any, shared: argparse.ArgumentParser) -> None:
     workers.add_argument("--settings", nargs="+", default=["auto", "2", "16", "64", "256", "512"], metavar="N")
     command = "a server to start, with {port} and {latency} (in ms) in it"
     workers.add_argument("--server-command", metavar="COMMAND", required=True, help=command)
-    workers.set_defaults(bench=benches.workers)
+    workers.set_defaults(bench=pace.workers)
 
     folder = commands.add_parser("folder", parents=[shared], help="save, save again and restore, stores in folders")
     folder.add_argument("--files", type=int, default=100_000)
