@@ -106,6 +106,21 @@ def test_it_keeps_what_the_model_keeps(rows: list[tuple[int, bool, frozenset[str
     assert all(judgement.reasons for judgement in judged)
 
 
+@pytest.mark.parametrize(
+    ("rule", "days", "stay"),
+    [
+        ("monthly", [(2023, 1, 15), (2024, 1, 15), (2024, 2, 1)], [1, 2, 3]),
+        ("monthly", [(2023, 1, 1), (2023, 1, 15), (2023, 2, 1)], [2, 3]),
+        ("weekly", [(2023, 1, 15), (2024, 1, 10), (2024, 2, 1)], [1, 2, 3]),
+        ("weekly", [(2024, 12, 30), (2025, 1, 2), (2025, 1, 8)], [2, 3]),
+    ],
+)
+def test_months_and_weeks_are_those_of_a_year(rule: str, days: list[tuple[int, int, int]], stay: list[int]) -> None:
+    """A month is its year's; a week is one, also where it begins in the year before (ISO)."""
+    candidates = [Candidate(number, ns(datetime(*day, tzinfo=UTC)), True) for number, day in enumerate(days, 1)]
+    assert kept(candidates, **{rule: 3}) == stay
+
+
 @given(SNAPSHOTS, RULES)
 def test_what_is_left_is_left_the_next_time_too(rows: list[tuple[int, bool, frozenset[str]]], keep: Keep) -> None:
     candidates = [
