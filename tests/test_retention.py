@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -119,6 +120,21 @@ def test_months_and_weeks_are_those_of_a_year(rule: str, days: list[tuple[int, i
     """A month is its year's; a week is one, also where it begins in the year before (ISO)."""
     candidates = [Candidate(number, ns(datetime(*day, tzinfo=UTC)), True) for number, day in enumerate(days, 1)]
     assert kept(candidates, **{rule: 3}) == stay
+
+
+def test_days_are_those_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [
+        datetime(2024, 1, 1, 20, tzinfo=UTC),
+        datetime(2024, 1, 2, 2, tzinfo=UTC),
+        datetime(2024, 1, 3, tzinfo=UTC),
+    ]
+    candidates = [Candidate(number, ns(moment), True) for number, moment in enumerate(times, 1)]
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "JST-9")
+        time.tzset()
+        stay = kept(candidates, daily=3)
+    time.tzset()
+    assert stay == [1, 2, 3]
 
 
 @given(SNAPSHOTS, RULES)
