@@ -142,19 +142,27 @@ def test_a_diff_reads_no_segment_that_both_have(workspace: Workspace, tmp_path: 
 
 
 def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
-    """Names of one content, of which some stay, some go and some come, and what only has the same bytes."""
+    """Names of one content, of which some stay, go and come; the same bytes again; names that cross; no content."""
     source = tmp_path / "source"
     for name in ("a", "b"):
         write(source / name, "equal")
+    write(source / "c", "third")
+    write(source / "d", "fourth")
+    (source / "gone").symlink_to("a")
     workspace = Workspace(tmp_path / "work", source, server="web1", dedupe=True)
     workspace.backup()
-    (source / "a").rename(source / "x")
+    (source / "gone").unlink()
+    (source / "new").symlink_to("x")
+    for old, new in (("a", "x"), ("c", "w2"), ("d", "w1")):
+        (source / old).rename(source / new)
     write(source / "y", "equal")
     write(source / "z", "another")
     workspace.backup()
     rows = listed(workspace, "diff", "1", "2")
     marks = [(row["change"], row["path_before"], row["path"]) for row in rows if row["path"] != str(source)]
-    assert marks == [("R", f"{source}/a", f"{source}/x"), ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
+    renamed = [("R", f"{source}/{old}", f"{source}/{new}") for old, new in (("d", "w1"), ("c", "w2"), ("a", "x"))]
+    assert marks[:2] == [("-", "", f"{source}/gone"), ("+", "", f"{source}/new")]
+    assert marks[2:] == [*renamed, ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
 
 
 def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> None:
