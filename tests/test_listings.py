@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from blobark.scratch import Differences
 from tests.manifests import read_manifest
 from tests.runs import Workspace
 from tests.trees import write
@@ -163,6 +164,13 @@ def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
     renamed = [("R", f"{source}/{old}", f"{source}/{new}") for old, new in (("d", "w1"), ("c", "w2"), ("a", "x"))]
     assert marks[:2] == [("-", "", f"{source}/gone"), ("+", "", f"{source}/new")]
     assert marks[2:] == [*renamed, ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
+
+
+def test_names_with_one_guid_are_paired_in_order() -> None:
+    with Differences.open() as found:
+        for mark, name in zip("--+++", (b"a", b"b", b"x", b"y", b"z"), strict=True):
+            found.add(mark, "guid", name)
+        assert list(found.paired()) == [(b"x", b"a"), (b"y", b"b"), (b"z", None)]
 
 
 def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> None:

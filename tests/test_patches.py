@@ -179,7 +179,9 @@ def test_damage_is_found_and_repaired(
     machine.damage(victim, None if lost else flipped(sound, len(sound) // 2))
     found = machine.run("verify", expect=7)
     assert found.result["damaged"] == 1
-    assert {row["blob"] for row in found.result["items"]} == {victim}
+    assert {(row["blob"], row["snapshots"]) for row in found.result["items"]} == {
+        (victim, "1-2" if what == "base" else "2")
+    }
     machine.run("repair", "--yes", expect=None)
     assert machine.blob(victim) == sound
     machine.run("verify")
