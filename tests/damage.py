@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
-from tests.runs import OneProcess, Run, Workspace
+from tests.runs import Run, Workspace
 from tests.trees import write
 
 MIB = 1024 * 1024
 HUGE_MIB = 350
 
 
-class Machine(OneProcess):
+class Machine(Workspace):
     """A workspace, and the blobs of its store: files of a folder, or in a container."""
 
     container: ContainerClient | None = None
@@ -70,20 +70,26 @@ def _text() -> bytes:
     return b"".join(b"line %d\n" % number for number in range(800_000))
 
 
-def mixed_tree(top: Path) -> Path:
-    """Make small files, one of two blocks, one that gets much smaller, a sparse and an empty one, a skipped folder."""
-    dice = Random(8)
+def few_files(top: Path) -> Path:
+    """Make small files, an empty one, and a skipped folder."""
+    dice = Random(9)
     for number in range(12):
         write(top / "some" / f"{number:02}", dice.randbytes(3000) + b"text " * 500)
-    write(top / "large", dice.randbytes(12 * MIB))
-    write(top / "text", _text())
     write(top / "empty", b"")
+    write(top / "skipped" / "inside", b"not saved")
+    return top
+
+
+def mixed_tree(top: Path) -> Path:
+    """Make small files, one of two blocks, one that gets much smaller, a sparse and an empty one, a skipped folder."""
+    few_files(top)
+    write(top / "large", Random(8).randbytes(12 * MIB))
+    write(top / "text", _text())
     with open(top / "sparse", "wb") as file:
         file.write(b"start")
         file.seek(20 * MIB)
         file.write(b"middle" * 1000)
         file.truncate(40 * MIB)
-    write(top / "skipped" / "inside", b"not saved")
     return top
 
 

@@ -16,7 +16,7 @@ from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
-from tests.damage import Machine, flipped, hurt, machine_at, mixed_tree, write_huge
+from tests.damage import Machine, few_files, flipped, hurt, machine_at, mixed_tree, write_huge
 from tests.fault_proxy import FaultProxy
 from tests.runs import Workspace
 from tests.tier_proxy import WormProxy
@@ -110,19 +110,24 @@ def machine(where: str, tmp_path: Path, source: Path, request: pytest.FixtureReq
     return machine_at(where, tmp_path / "work", source, request)
 
 
-def test_what_was_found_is_read_and_nothing_else(machine: Machine) -> None:
-    machine.backup()
-    wrong = [machine.guids()[name] for name in ("some/01", "some/02")]
+@pytest.fixture
+def few(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> Machine:
+    return machine_at(where, tmp_path / "work", few_files(tmp_path / "few"), request)
+
+
+def test_what_was_found_is_read_and_nothing_else(few: Machine) -> None:
+    few.backup()
+    wrong = [few.guids()[name] for name in ("some/01", "some/02")]
     for key in wrong:
-        machine.damage(key, flipped(machine.blob(key)))
-    assert machine.run("repair").result["damaged"] == 0
-    found = machine.folder / "found.json"
+        few.damage(key, flipped(few.blob(key)))
+    assert few.run("repair").result["damaged"] == 0
+    found = few.folder / "found.json"
     found.write_text(json.dumps({"items": [{"blob": wrong[0]}]}))
-    result = machine.run("repair", str(found), "--yes").result
-    assert (result["mended"], result["verified"]["read_bytes"]) == (1, len(machine.blob(wrong[0])))
-    assert hurt(machine.run("verify", "--read", expect=7), machine).keys() == {wrong[1]}
+    result = few.run("repair", str(found), "--yes").result
+    assert (result["mended"], result["verified"]["read_bytes"]) == (1, len(few.blob(wrong[0])))
+    assert hurt(few.run("verify", "--read", expect=7), few).keys() == {wrong[1]}
     found.write_text("nonsense")
-    assert "is not what" in machine.run("repair", str(found), expect=2).stderr
+    assert "is not what" in few.run("repair", str(found), expect=2).stderr
 
 
 # All of it in a folder; on Azurite each kind and each way of storing once.
@@ -226,9 +231,8 @@ def test_a_damaged_block_comes_back_from_a_later_version(
     assert machine.blob(first) == whole
 
 
-def test_equal_content_that_is_lost_is_sent_again(
-    where: str, tmp_path: Path, source: Path, request: pytest.FixtureRequest
-) -> None:
+def test_equal_content_that_is_lost_is_sent_again(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    source = few_files(tmp_path / "source")
     machine = machine_at(where, tmp_path / "work", source, request, dedupe=True)
     machine.backup()
     machine.backup()  # knows the contents of the first snapshot, whose segments are the second's
@@ -242,23 +246,23 @@ def test_equal_content_that_is_lost_is_sent_again(
     check_restored(machine)
 
 
-def test_segments_header_and_description_come_from_the_state(machine: Machine) -> None:
-    machine.backup()
-    before = {key: data for key, data in blobs(machine, "blobark/web1/").items() if "/lock" not in key}
+def test_segments_header_and_description_come_from_the_state(few: Machine) -> None:
+    few.backup()
+    before = {key: data for key, data in blobs(few, "blobark/web1/").items() if "/lock" not in key}
     for key, data in before.items():
-        machine.damage(key, data[: len(data) // 2])  # a flipped letter may be one of a path
-    assert mend(machine, expect=3)["mended"] == 2
-    assert mend(machine, expect=3)["mended"] == len(before) - 2  # what a header names, once that is mended
-    assert mend(machine)["damaged"] == 0
-    after = {key: machine.blob(key) for key in before}
+        few.damage(key, data[: len(data) // 2])  # a flipped letter may be one of a path
+    assert mend(few, expect=3)["mended"] == 2
+    assert mend(few, expect=3)["mended"] == len(before) - 2  # what a header names, once that is mended
+    assert mend(few)["damaged"] == 0
+    after = {key: few.blob(key) for key in before}
     owner = "blobark/web1/server.json"
     assert {**after, owner: b""} == {**before, owner: b""}
     assert json.loads(after[owner])["host"] == json.loads(before[owner])["host"]
-    assert machine.run("verify").result["damaged"] == 0
-    shutil.rmtree(machine.state)
-    key = machine.keys("blobark/web1/segments/")[0]
-    machine.damage(key, None)
-    assert "only the state_dir" in machine.run("repair", "--yes", expect=7).result["items"][0]["reason"]
+    assert few.run("verify").result["damaged"] == 0
+    shutil.rmtree(few.state)
+    key = few.keys("blobark/web1/segments/")[0]
+    few.damage(key, None)
+    assert "only the state_dir" in few.run("repair", "--yes", expect=7).result["items"][0]["reason"]
 
 
 def test_a_list_of_blocks_comes_from_the_content(tmp_path: Path) -> None:
@@ -272,37 +276,37 @@ def test_a_list_of_blocks_comes_from_the_content(tmp_path: Path) -> None:
     assert machine.blob(key) == data
 
 
-def test_a_file_that_has_been_renamed_and_given_away_is_found(machine: Machine) -> None:
-    machine.backup()
-    key = machine.guids()["some/03"]
-    data = machine.blob(key)
-    (machine.source / "some" / "03").rename(machine.source / "elsewhere")
-    machine.backup()
-    machine.damage(key, b"")
-    result = mend(machine)
-    assert result["items"][0]["source"] == f"{machine.source}/elsewhere"
-    assert machine.blob(key) == data
+def test_a_file_that_has_been_renamed_and_given_away_is_found(few: Machine) -> None:
+    few.backup()
+    key = few.guids()["some/03"]
+    data = few.blob(key)
+    (few.source / "some" / "03").rename(few.source / "elsewhere")
+    few.backup()
+    few.damage(key, b"")
+    result = mend(few)
+    assert result["items"][0]["source"] == f"{few.source}/elsewhere"
+    assert few.blob(key) == data
 
 
-def test_a_changed_file_is_not_taken(machine: Machine) -> None:
-    machine.backup()
-    file = machine.source / "some" / "03"
+def test_a_changed_file_is_not_taken(few: Machine) -> None:
+    few.backup()
+    file = few.source / "some" / "03"
     status = file.stat()
     file.write_bytes(flipped(file.read_bytes()))
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
-    key = machine.guids()["some/03"]
-    machine.damage(key, b"short")
-    result = mend(machine, expect=7)
+    key = few.guids()["some/03"]
+    few.damage(key, b"short")
+    result = mend(few, expect=7)
     assert (result["mended"], result["left"]) == (0, 1)
     assert "another version now" in result["items"][0]["reason"]
-    assert machine.blob(key) == b"short"
+    assert few.blob(key) == b"short"
 
 
-def test_another_run_holds_the_lock(machine: Machine) -> None:
-    machine.backup()
-    hook = f"{machine.command('repair')[0]} -m blobark repair --config {machine.config}; test $? = 5"
-    machine.configure(hook_before=hook)
-    assert machine.run("backup").code == 0
+def test_another_run_holds_the_lock(few: Machine) -> None:
+    few.backup()
+    hook = f"{few.command('repair')[0]} -m blobark repair --config {few.config}; test $? = 5"
+    few.configure(hook_before=hook)
+    assert few.run("backup").code == 0
 
 
 # Azure
