@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,9 @@ def test_a_segment_is_whole_again_when_much_of_it_has_changed(machine: Machine, 
     run = machine.backup().result
     assert bases(machine) == set()
     assert run["segments_sent"] == len(refs(machine)) - 1  # the root's own
+    with contextlib.closing(sqlite3.connect(machine.state / "catalog.sqlite")) as catalog:
+        kept = {name for (name,) in catalog.execute("SELECT name FROM segment")}
+    assert kept == {ref["digest"] for ref in refs(machine)}, "the catalog forgets what is needed no more"
     check_restores(machine)
 
 
