@@ -44,7 +44,7 @@ NEEDS = {
 }
 """The rights of each command. `create` is a new blob, `write` its blocks, where it has more than one."""
 USUAL = ("index", "save", "restore", "verify", "repair")
-"""The commands that are looked at unasked: a machine need not be able to delete, and the others need no other rights."""
+"""What is looked at unasked: a machine need not be able to delete, and the other commands need no other rights."""
 
 CONTENT = b"blobark doctor has been here\n"
 
