@@ -194,8 +194,7 @@ def test_a_token_serves_to_its_end_where_none_is_given_any_more(
     while time.time() < token.expires_on - 1:
         assert tokens.fresh() == token
     with pytest.raises(StoreDenied, match=r"Entra ID gives no token|ManagedIdentityCredential gives no token any more"):
-        while True:
-            tokens.fresh()
+        all(iter(tokens.fresh, None))
     tokens.close()
 
 

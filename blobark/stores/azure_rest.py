@@ -76,13 +76,12 @@ class Rest:
     def stat(self, key: str) -> BlobInfo:
         """Return what the service knows of a blob."""
         answer = self._send("HEAD", key)
-        return BlobInfo(
-            key,
-            int(answer.header(b"content-length")),
-            base64.b64decode(answer.header(b"content-md5")).hex(),
-            answer.headers(b"x-ms-meta-"),
-            answer.header(b"etag"),
-        )
+        try:
+            size_bytes = int(answer.header(b"content-length"))
+            md5 = base64.b64decode(answer.header(b"content-md5")).hex()
+        except ValueError:
+            raise NoAnswer("damaged") from None
+        return BlobInfo(key, size_bytes, md5, answer.headers(b"x-ms-meta-"), answer.header(b"etag"))
 
     def get(self, key: str, span: str, version: str) -> Data:
         """Return a blob, or the bytes of a range ("3-" or "3-7", the last one included; "" for all of it).
