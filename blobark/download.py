@@ -102,7 +102,8 @@ class Downloader:
         def place(batch: list[_Wanted]) -> list[int]:
             return self._place(new, old, batch)
 
-        inner = self._engine.within(max(memory_cost(self._entry), 2 * self._part_bytes))
+        most_bytes = max(memory_cost(self._entry), 2 * self._part_bytes)
+        inner = self._engine.within(min(most_bytes, self._engine.max_bytes))
         total = 0
         jobs = inner.run(self._wanted(), place, cost=lambda one: one.block.size, bundle=lambda one: one.part)
         for wanted, fetched in jobs:

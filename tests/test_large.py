@@ -18,7 +18,7 @@ from azure.storage.blob import ContainerClient
 from blobark.blocks import Buffers, bits_for, cut, digest_of, least_bytes, most_bytes
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
-from tests.fault_proxy import FaultProxy
+from tests.fault_proxy import FaultProxy, Message
 from tests.runs import PATIENCE_S, Workspace, wait_until
 from tools.compare import differences
 
@@ -105,6 +105,43 @@ def test_bits_keep_below_the_limit_and_are_inherited() -> None:
         assert size / least_bytes(bits_for(size)) < 50_000
     assert bits_for(SIZE, inherited=5) == 5
     assert bits_for(8 * tera, inherited=2) == bits_for(8 * tera)
+
+
+# Memory
+
+
+class CountingProxy(FaultProxy):
+    """Knows the most blocks that were on their way to the store at a time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.under_way = self.most = 0
+
+    def answered(self, request: Message) -> bytes:
+        if BLOCK in request.target:
+            with self._lock:
+                self.under_way += 1
+                self.most = max(self.most, self.under_way)
+        return b""
+
+    def altered(self, request: Message, reply: Message) -> Message:
+        if BLOCK in request.target:
+            with self._lock:
+                self.under_way -= 1
+        return reply
+
+
+@pytest.mark.parametrize(("max_memory", "most"), [("16MiB", 1), ("24MiB", 2)])
+def test_blocks_on_their_way_stay_within_the_memory_there_is(
+    in_folder: Workspace, azurite: AzuriteServer, azure_container: tuple[str, str], max_memory: str, most: int
+) -> None:
+    with CountingProxy(azurite.port) as proxy:
+        login = {"connection_string": proxy.rewire(azure_container[0]), "container_name": azure_container[1]}
+        in_folder.configure(store="azure", max_memory=max_memory, max_workers=8, **login)
+        in_folder.backup()
+        assert 0 < proxy.most <= most
+        in_folder.run("restore")
+    check_restored(in_folder)
 
 
 # Resume of a save
