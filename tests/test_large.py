@@ -135,7 +135,8 @@ class CountingProxy(FaultProxy):
 def test_blocks_on_their_way_stay_within_the_memory_there_is(
     in_folder: Workspace, azurite: AzuriteServer, azure_container: tuple[str, str], max_memory: str, most: int
 ) -> None:
-    with CountingProxy(azurite.port) as proxy:
+    proxy = CountingProxy(azurite.port)
+    with proxy:
         login = {"connection_string": proxy.rewire(azure_container[0]), "container_name": azure_container[1]}
         in_folder.configure(store="azure", max_memory=max_memory, max_workers=8, **login)
         in_folder.backup()
