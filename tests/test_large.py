@@ -516,3 +516,18 @@ def test_a_part_of_another_version_leaves_nothing_in_holes(in_folder: Workspace,
     in_folder.run("restore")
     check_restored(in_folder)
     assert (in_folder.restored / "large").stat().st_blocks * 512 <= 13 * MIB
+
+
+def test_a_part_of_a_sparse_file_is_gone_on_with(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
+    with (workspace.source / "large").open("wb") as file:
+        for start in (0, 100 * MIB):
+            file.seek(start)
+            file.write(content[: 12 * MIB])
+        file.truncate(200 * MIB)
+    workspace.backup()
+    workspace.run("restore")
+    (workspace.restored / "large").rename(workspace.restored / f".blobark-{part_tag(b'large')}.part")
+    proxy.reset_counts()
+    workspace.run("restore")
+    check_restored(workspace)
+    assert proxy.bytes_out["GET"] < MIB
