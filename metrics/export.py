@@ -35,6 +35,7 @@ def write_textfile(path: Path, labels: Mapping[str, str], values: Mapping[str, f
 
     The file is replaced as a whole, and anybody may read it: the exporter is another user. It holds no secret.
     """
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(folder, fcntl.LOCK_EX)  # a save and a restore may end at the same moment
@@ -90,10 +91,10 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     """Return the values of each family by its labels; raises `ValueError` when somebody else has written the file."""
     lines: dict[str, dict[str, str]] = {name: {} for name in FAMILIES}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except FileNotFoundError:
         return lines
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a label may have what Python takes for the end of a line, too
         match = _LINE.fullmatch(line)
         if match and match[1] in lines:
             lines[match[1]][match[2]] = match[3]
