@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -300,6 +301,20 @@ def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 8 * len(FAMILIES)
     assert all(line.endswith(" 19") for line in lines)
+
+
+def test_whoever_has_locked_the_folder_holds_up_no_run(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        (warning,) = workspace.run("index").result["warnings"]
+    finally:
+        os.close(folder)
+    assert warning.endswith("another process has locked its folder")
+    workspace.run("index")
+    assert parsed(file.read_text())["blobark_last_run_files", "index"] == 2
 
 
 def test_a_health_check_hears_of_start_success_and_failure(workspace: Workspace, checks: Checks) -> None:

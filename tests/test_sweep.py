@@ -124,7 +124,10 @@ def test_whoever_stops_it_finds_no_scratch_folder(workspace: Workspace, number: 
 
 
 def test_one_that_is_killed_leaves_no_restore_running(workspace: Workspace) -> None:
-    workspace.configure(max_requests_per_s=1)
+    for number in range(300):
+        (workspace.source / f"{number}").write_bytes(b"%d" % number)
+    workspace.backup()
+    workspace.configure(max_requests_per_s=2)
     with workspace.started("sweep", "--workers", "1") as process:
         wait_until(lambda: is_restoring(workspace), process)
         restores = psutil.Process(process.pid).children(recursive=True)
