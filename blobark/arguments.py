@@ -82,6 +82,8 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets, itself or by the journal that it names."""
     keys = ("restore_root", "max_workers", "part_size", "metrics_log_file")
     given = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    if getattr(options, "trial", False):
+        given["journals"] = 0
     target = repeated_target(options)
     return given if target is None else {**given, "restore_root": target}
 
