@@ -28,7 +28,7 @@ BLOCK, BLOCK_LIST = "comp=block&", "comp=blocklist"
 STAGED = "/web1_"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content() -> bytes:
     return Random(7).randbytes(SIZE)
 

@@ -20,7 +20,7 @@ from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.runs import REPOSITORY, Run, Workspace
+from tests.runs import REPOSITORY, OneProcess, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
 
@@ -57,7 +57,8 @@ def workspace_with(
     azurite: AzuriteServer, container: ContainerClient, folder: Path, source: Path, rights: str
 ) -> Workspace:
     """A machine that logs in with a SAS of these rights, in the environment."""
-    workspace = Workspace(folder, source, store="azure", endpoint=azurite.url, container_name=container.container_name)
+    settings = {"store": "azure", "endpoint": azurite.url, "container_name": container.container_name}
+    workspace = OneProcess(folder, source, **settings)
     allow(workspace, azurite, container, rights)
     return workspace
 
