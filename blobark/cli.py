@@ -35,6 +35,7 @@ from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
 from blobark.model import printable
 from blobark.monitoring import exit_code, monitored
+from blobark.orphans import end_with_parent
 from blobark.output import Listing, Row, Stream
 from blobark.progress import Display
 from blobark.rules import Rules
@@ -94,7 +95,7 @@ def _main(argv: list[str], command: str | None) -> int:
         shown.end()
         _complain(f"{traceback.format_exc()}blobark: this is a bug, please report it with the lines above")
         if options.json:
-            _answer({"command": options.command, "error": "a bug", "exit_code": EXIT_BUG})
+            _answer(options, {"command": options.command, "error": "a bug", "exit_code": EXIT_BUG})
         return EXIT_BUG
 
 
@@ -116,7 +117,12 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; `nohup` ignores it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    if getattr(options, "trial", False):
+        end_with_parent(signal.SIGTERM)
     try:
         context = _context(config, shown, stop, stores)
         result = _monitored(command, context, options)
@@ -138,7 +144,8 @@ def _monitored(command: Command, context: Context, options: argparse.Namespace) 
     if command.run is None:
         raise TypeError(f"{options.command} needs no context")
     is_plan = options.dry_run or not getattr(options, "yes", True)
-    if options.command not in arguments.MONITORED or is_plan or to_stdout(options):
+    is_untold = is_plan or to_stdout(options) or getattr(options, "trial", False)
+    if options.command not in arguments.MONITORED or is_untold:
         return command.run(context, options)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(monitored(context, options.command))
@@ -185,7 +192,7 @@ def _show(options: argparse.Namespace, result: Any, config: Config | None, shown
 def _show_listing(
     options: argparse.Namespace, listing: Listing, config: Config | None, shown: Display, started_s: float
 ) -> int:
-    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then.
+    """Print a listing as its rows come, and return the exit code. An error ends it; who tells that ends the JSON.
 
     Without a reader it ends too, unless its rows do work, or are what the exit code tells of.
     """
@@ -199,6 +206,7 @@ def _show_listing(
     for row in listing.rows:
         if options.json:
             text, between = f"{between}\n{msgspec.json.encode(row).decode()}", ","
+            options.is_listing = True
         else:
             shown.end()  # where the rows take long to come there is a bar
             text = f"{printable(row.line())}\n"
@@ -289,7 +297,7 @@ def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:
         _complain(f"blobark: {printable(line)}")
     if options.json:
         document = {"command": options.command, "error": error.message, "hint": error.hint}
-        _answer({**document, "exit_code": error.exit_code})
+        _answer(options, {**document, "exit_code": error.exit_code})
     return error.exit_code
 
 
@@ -299,7 +307,12 @@ def _complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _answer(document: dict[str, Any]) -> None:
-    """Print a JSON object, if anybody still reads that."""
+def _answer(options: argparse.Namespace, document: dict[str, Any]) -> None:
+    """Print a JSON object, or the end of one whose rows have come in part, if anybody still reads that."""
+    if getattr(options, "is_listing", False):
+        del document["command"]
+        text = f"], {json.dumps(document)[1:]}"
+    else:
+        text = json.dumps(document)
     with contextlib.suppress(OSError):
-        print(json.dumps(document), flush=True)
+        print(text, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -283,11 +284,26 @@ def test_labels_are_escaped_and_others_lines_stay(tmp_path: Path) -> None:
     write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 1})
     write_textfile(file, {"command": "save", "config": "e"}, {name: 12345678901})
     write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 3})
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    odd = "a\rb\x0cc\u2028d"
+    for value in (1, 2):
+        write_textfile(file, {"command": "save", "config": odd}, {name: value})
+    lines = [line for line in file.read_bytes().decode().split("\n") if not line.startswith("#")]
     assert lines == [
+        name + '{command="save",config="' + odd + '"} 2',
         name + r'{command="save",config="a\"b\\c\nd\\udcff"} 3',
         name + '{command="save",config="e"} 12345678901',
+        "",
     ]
+
+
+def test_a_link_to_the_textfile_stays(tmp_path: Path) -> None:
+    file, link = tmp_path / "x.prom", tmp_path / "link.prom"
+    link.symlink_to(file)
+    for value in (1, 2):
+        write_textfile(link, {"command": "save"}, {"blobark_last_run_files": value})
+        assert link.is_symlink()
+    assert file.read_text().endswith('blobark_last_run_files{command="save"} 2\n')
+    assert sorted(os.listdir(tmp_path)) == ["link.prom", "x.prom"]
 
 
 def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
@@ -305,6 +321,20 @@ def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 8 * len(FAMILIES)
     assert all(line.endswith(" 19") for line in lines)
+
+
+def test_whoever_has_locked_the_folder_holds_up_no_run(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        (warning,) = workspace.run("index").result["warnings"]
+    finally:
+        os.close(folder)
+    assert warning.endswith("another process has locked its folder")
+    workspace.run("index")
+    assert parsed(file.read_text())["blobark_last_run_files", "index"] == 2
 
 
 def test_a_health_check_hears_of_start_success_and_failure(workspace: Workspace, checks: Checks) -> None:

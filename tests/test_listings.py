@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from blobark.scratch import Differences
-from tests.manifests import read_manifest
+from tests.manifests import read_header, read_manifest
 from tests.runs import Workspace
 from tests.trees import write
 
@@ -239,6 +239,17 @@ def test_a_damaged_snapshot_is_named(workspace: Workspace, tmp_path: Path) -> No
     assert run.result["failed"][0][0] == "snapshot 2"
     assert "snapshot 2 of web1 is damaged" in run.stderr
     assert [row["snapshots"] for row in listed(copy, "find", "report.odt", expect=3)] == ["1"]
+
+
+def test_a_listing_that_breaks_off_is_json_all_the_same(workspace: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    last = read_header(copy.store, 1)["segments"][-1]["digest"]
+    copy.store.joinpath("blobark", "web1", "segments", f"{last}.blob").unlink()
+    run = copy.run("ls", "1", expect=4)
+    assert len(run.result["items"]) > FILES // 2
+    assert f"segment {last} is missing" in run.result["error"]
+    assert (run.result["command"], run.result["exit_code"]) == ("ls", 4)
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:

@@ -154,6 +154,16 @@ def test_a_lost_answer_does_no_harm(workspace: Workspace, proxy: FaultProxy, con
     check_restored(workspace)
 
 
+def test_a_lost_answer_for_a_pack_that_nobody_may_read_does_no_harm(workspace: Workspace, proxy: FaultProxy) -> None:
+    workspace.configure(access_tier="archive")
+    workspace.run("index")
+    proxy.add(faults.lose_answer(method="PUT", where=CONTENT))
+    saved = workspace.run("save").result
+    assert (saved["complete"], saved["sent"]) == (True, SMALL)
+    workspace.run("restore", "--rehydrate", "high")
+    check_restored(workspace)
+
+
 def test_what_moves_while_it_is_packed(in_folder: Workspace, source: Path) -> None:
     in_folder.run("index")
     write(source / "0" / "file-000", b"another version")

@@ -155,7 +155,7 @@ def test_at_takes_the_last_complete_snapshot_of_a_time_or_before(tmp_path: Path)
         workspace.backup()
     moved(workspace, 1, noon - timedelta(hours=2))
     moved(workspace, 2, noon - timedelta(hours=1), complete=False)
-    moved(workspace, 3, noon)
+    moved(workspace, 3, noon, started_ns=int(noon.timestamp()) * 10**9 + 999_999_999)  # it is shown as of noon
 
     def restored(at: str, zone: str = "UTC", expect: int = 0) -> tuple[int, str]:
         workspace.environment = {"TZ": zone}
