@@ -246,12 +246,17 @@ def versions_matching(trees: Sequence[Tree], pattern: str) -> list[Version]:
 
 
 def history(trees: Sequence[Tree], path: bytes) -> Iterator[Version]:
-    """Yield the versions of a path, newest first; `trees` are in ascending order. A renamed file is followed back."""
+    """Yield the versions of a path, newest first; `trees` are in ascending order. A renamed file is followed back.
+
+    A further hard link is what it is a link of: its entry says nothing of the content.
+    """
     seen: Version | None = None
     after: Tree | None = None
     for tree in reversed(trees):
         place = tree.place_of(path)
         entry = tree.find(place) if place is not None else None
+        if entry is not None and entry.hardlink_to_any:
+            entry = tree.find(Place(entry.root, entry.raw_hardlink_to)) or entry
         if entry is None and seen is not None and after is not None and seen.entry.guid:
             entry = _renamed(tree, after, seen.entry.guid)
             path = tree.path_of(entry) if entry is not None else path
