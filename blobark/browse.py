@@ -118,6 +118,9 @@ class Tree:
         entries = self.manifest.read(ref)
         try:
             keys = [entry.sort_key for entry in entries]
+            for entry in entries:
+                if entry.link_b64 or entry.hardlink_to_b64:
+                    _ = entry.raw_link, entry.raw_hardlink_to
         except ValueError:
             raise SnapshotError(f"segment {ref.digest} is damaged: a path is no base64") from None
         if not entries or any(entry.root not in range(len(self.header.roots)) for entry in entries):
