@@ -82,6 +82,8 @@ def overrides(options: argparse.Namespace) -> dict[str, object]:
     """Return the configuration keys that the command line sets, itself or by the journal that it names."""
     keys = ("restore_root", "max_workers", "part_size", "metrics_log_file")
     given = {key: value for key in keys if (value := getattr(options, key, None)) is not None}
+    if getattr(options, "trial", False):
+        given["journals"] = 0
     target = repeated_target(options)
     return given if target is None else {**given, "restore_root": target}
 
@@ -190,18 +192,17 @@ def _run_backup(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    from blobark.doctor import NEEDS
+    from blobark.doctor import NEEDS, USUAL
 
-    text = "what this machine is to do (may be repeated; default: all of these but prune)"
+    text = f"what this machine is to do (may be repeated; default: {', '.join(USUAL)})"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
 def _run_doctor(context: Context, options: argparse.Namespace) -> Any:
     from blobark.commands import run_doctor
-    from blobark.doctor import NEEDS
+    from blobark.doctor import USUAL
 
-    usual = tuple(name for name in NEEDS if name != "prune")  # a machine need not be able to delete
-    return run_doctor(context, options.commands or usual, dry_run=options.dry_run)
+    return run_doctor(context, options.commands or USUAL, dry_run=options.dry_run)
 
 
 def _rebuild_options(parser: argparse.ArgumentParser) -> None:

@@ -56,6 +56,8 @@ def _options(parser: argparse.ArgumentParser) -> None:
     text = "in place of the configuration's: how much of a large file one request asks for, such as 16MiB"
     parser.add_argument("--part-size", metavar="SIZE", help=text)
     parser.add_argument("--metrics-log-file", metavar="FILE", help="in place of the configuration's")
+    # Of a sweep: no journal, monitoring is not told, and it ends with the sweep.
+    parser.add_argument("--trial", action="store_true", help=argparse.SUPPRESS)
     text = "bring back content of the archive tier: in up to 15 hours, or faster and dearer"
     parser.add_argument("--rehydrate", choices=("standard", "high"), help=text)
     _when(parser.add_argument_group("which state"))

@@ -35,6 +35,7 @@ from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
 from blobark.model import printable
 from blobark.monitoring import exit_code, monitored
+from blobark.orphans import end_with_parent
 from blobark.output import Listing, Row, Stream
 from blobark.progress import Display
 from blobark.rules import Rules
@@ -116,7 +117,12 @@ def _run(options: argparse.Namespace, shown: Display) -> int:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # a terminal that is closed; `nohup` ignores it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    if getattr(options, "trial", False):
+        end_with_parent(signal.SIGTERM)
     try:
         context = _context(config, shown, stop, stores)
         result = _monitored(command, context, options)
@@ -138,7 +144,8 @@ def _monitored(command: Command, context: Context, options: argparse.Namespace) 
     if command.run is None:
         raise TypeError(f"{options.command} needs no context")
     is_plan = options.dry_run or not getattr(options, "yes", True)
-    if options.command not in arguments.MONITORED or is_plan or to_stdout(options):
+    is_untold = is_plan or to_stdout(options) or getattr(options, "trial", False)
+    if options.command not in arguments.MONITORED or is_untold:
         return command.run(context, options)
     with contextlib.ExitStack() as stack:
         run = stack.enter_context(monitored(context, options.command))

@@ -2,15 +2,18 @@
 
 Each item is looked at with lstat and listxattr, each file is read and digested; every directory is listed, so that
 what should not be there is found too. Where a restore without root's rights cannot set something (owners, set-id bits
-for somebody else, privileged attributes) that is not compared.
+for somebody else, privileged attributes) that is not compared. What its owner may not read is made readable for the
+moment.
 """
 
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from blake3 import blake3
 
@@ -34,23 +37,25 @@ def differences(top: bytes, places: list[bytes], entries: Iterable[Entry]) -> It
 
     `places` are the roots' paths below `top`. What the snapshot itself names as failed is not compared.
     """
-    open_directories: list[tuple[bytes, set[bytes]]] = []
+    open_directories: list[_Directory] = []
     as_root = os.geteuid() == 0
     for entry in entries:
         place, path = places[entry.root], entry.raw_path
         full = b"/".join(part for part in (top, place, path) if part)
         parent, _, name = full.rpartition(b"/")
-        while open_directories and (not path or open_directories[-1][0] != parent):
-            yield from _unexpected(top, *open_directories.pop())
-        if open_directories:
-            open_directories[-1][1].discard(name)
+        while open_directories and not (path and full.startswith(open_directories[-1].path + b"/")):
+            yield from open_directories.pop().unexpected(top)
+        if open_directories and open_directories[-1].path == parent:
+            open_directories[-1].names.discard(name)
         shown = _shown(top, full)
         try:
             status = os.lstat(full)
-            if entry.kind == "dir" and stat.S_ISDIR(status.st_mode):
-                open_directories.append((full, set(os.listdir(full))))
-            for what in _of_item(full, entry, status, as_root) if not entry.error else ():
-                yield shown, what
+            with contextlib.ExitStack() as readable:
+                readable.enter_context(_readable(full, status, as_root))
+                for what in _of_item(full, entry, status, as_root) if not entry.error else ():
+                    yield shown, what
+                if entry.kind == "dir" and stat.S_ISDIR(status.st_mode):
+                    open_directories.append(_Directory(full, set(os.listdir(full)), readable.pop_all()))
             if entry.hardlink_to_any and not entry.error:
                 first = os.lstat(b"/".join(part for part in (top, place, entry.raw_hardlink_to) if part))
                 if (first.st_dev, first.st_ino) != (status.st_dev, status.st_ino):
@@ -61,12 +66,36 @@ def differences(top: bytes, places: list[bytes], entries: Iterable[Entry]) -> It
         except OSError as error:
             yield shown, f"cannot be compared ({error.strerror})"
     while open_directories:
-        yield from _unexpected(top, *open_directories.pop())
+        yield from open_directories.pop().unexpected(top)
 
 
-def _unexpected(top: bytes, directory: bytes, names: set[bytes]) -> Iterator[tuple[str, str]]:
-    for name in sorted(names):
-        yield _shown(top, directory + b"/" + name), "is not in the snapshot"
+class _Directory(NamedTuple):
+    """A directory whose items are compared: the names in it that no entry had yet, and what keeps it readable."""
+
+    path: bytes
+    names: set[bytes]
+    readable: contextlib.ExitStack
+
+    def unexpected(self, top: bytes) -> Iterator[tuple[str, str]]:
+        """Yield what it should not have, when all its entries have come by."""
+        self.readable.close()
+        for name in sorted(self.names):
+            yield _shown(top, self.path + b"/" + name), "is not in the snapshot"
+
+
+@contextlib.contextmanager
+def _readable(full: bytes, status: os.stat_result, as_root: bool) -> Iterator[None]:
+    """Let the owner read a file or directory in the block, whatever its mode."""
+    mode, needed = stat.S_IMODE(status.st_mode), {stat.S_IFREG: stat.S_IRUSR, stat.S_IFDIR: stat.S_IRWXU}
+    more = needed.get(stat.S_IFMT(status.st_mode), 0) & ~mode
+    if as_root or not more:
+        yield
+        return
+    os.chmod(full, mode | more)
+    try:
+        yield
+    finally:
+        os.chmod(full, mode)
 
 
 def _shown(top: bytes, full: bytes) -> str:

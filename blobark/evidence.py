@@ -16,7 +16,8 @@ from blobark.errors import ConfigError, Fatal
 
 FORMAT = 1
 KEY_NAME = "drill-key"
-MOST_BYTES = 1 << 20
+MOST_BYTES = 16 << 20
+"""A hundred failures with the longest paths there are fit well into it."""
 _KEY = re.compile(r"[0-9a-f]{64}")
 
 
@@ -37,7 +38,7 @@ def encode(document: dict[str, Any]) -> bytes:
 def decode(data: bytes, name: str) -> dict[str, Any]:
     """Return the document of a piece of evidence; raises `ConfigError` when it is none, or of a newer version."""
     try:
-        document = json.loads(data)
+        document = json.loads(data, object_pairs_hook=_object) if len(data) <= MOST_BYTES else None
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict) or document.get("kind") != "drill":
@@ -65,7 +66,7 @@ def read(path: Path) -> dict[str, Any]:
     """Return the document in a file. Raises `ConfigError`."""
     try:
         with open(path, "rb") as file:
-            return decode(file.read(MOST_BYTES), str(path))
+            return decode(file.read(MOST_BYTES + 1), str(path))
     except OSError as error:
         raise ConfigError(f"{path} cannot be read ({error.strerror})") from None
 
@@ -80,6 +81,14 @@ def public_key(text: str) -> str:
         found = ""
     if not _KEY.fullmatch(found):
         raise ConfigError(f"{text!r} is no public key: 64 hex digits, or a file with them, are expected")
+    return found
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON. One with a name twice says different things to different readers: `ValueError`."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
     return found
 
 

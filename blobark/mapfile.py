@@ -12,6 +12,7 @@ one regular expression cuts into pairs, and the few strings with escapes go thro
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -97,6 +98,9 @@ def write(target: Path, pairs: Iterable[tuple[str, bytes]]) -> MapWritten:
         Fatal: the file cannot be written.
     """
     with _written(target):
+        if target.exists() and not target.is_file() and not target.is_dir():
+            raise OSError(errno.EINVAL, "it is no file, and would be replaced by one")
+        target = Path(os.path.realpath(target))  # a link stays
         target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.tmp")  # one writer at a time: what a killed one left is reused
         with contextlib.suppress(FileNotFoundError):

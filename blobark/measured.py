@@ -20,6 +20,7 @@ SETTINGS = (
     "max_memory_bytes",
     "max_bandwidth",
     "max_requests_per_s",
+    "part_bytes",
     "timeout_s",
     "access_tier",
     "delta",

@@ -10,8 +10,6 @@ but this, and a member ends with its parent, however that ends.
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -27,11 +25,11 @@ import msgspec
 from blobark.engine import Batch, Engine, Work
 from blobark.errors import BlobarkError
 from blobark.model import Entry, Outcome, Sent, Status
+from blobark.orphans import end_with_parent
 
 RECEIVE_BYTES = 256 * 1024
 
 _LENGTH = struct.Struct("<I")
-_PR_SET_PDEATHSIG = 1
 
 
 class ParentGone(Exception):
@@ -93,8 +91,7 @@ class Report(msgspec.Struct, frozen=True):
 
 def serve_and_exit(server: Server) -> NoReturn:
     """Be a member: nothing of the parent's comes after this, whatever happens."""
-    with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent(signal.SIGKILL)
     try:
         server.serve()
     except ParentGone:

@@ -121,11 +121,13 @@ class Restorer:
         return self._dry_run
 
     def wait_for(self, archive: Archive, priority: Priority) -> None:
-        """Restore what an archive holds back when it has brought it back."""
+        """Ask for what an archive holds back; it is restored when it is back."""
         self._archive, self._priority = archive, priority
         self.result.archived, self.result.archived_bytes = archive.needed
         if self._dry_run:
             self.result.requests["rehydrate"] = archive.blobs
+        else:
+            archive.ask(priority)
 
     def snapshot(self, portion: Portion, whole: Portion | None = None) -> None:
         """Restore every entry of a portion of a snapshot, the last one of `whole`; then remove what is to go."""

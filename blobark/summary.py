@@ -40,7 +40,7 @@ def show(command: str, result: Any, config: Config, seconds: float, *, dry_run: 
     rows = _rows(command, result, config, seconds, dry_run=dry_run)
     title = f"{command}: nothing was changed, this is the plan" if dry_run else f"{command}: {duration(seconds)}"
     if sys.stdout.isatty():
-        _table(title, rows)
+        _print_table(title, [(name, [value]) for name, value in rows])
     else:
         print(title)
         width = max(len(name) for name, _ in rows) + 2
@@ -95,14 +95,7 @@ def show_rows(rows: Sequence[tuple[str, Sequence[str]]]) -> None:
             shown = (f"{printable(cell):<{width}}" for cell, width in zip(cells, widths, strict=False))
             print(f"{name:<{name_width}}  {'  '.join(shown)}".rstrip())
         return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False)
-    for name, cells in rows:
-        table.add_row(name, *(Text(printable(cell)) for cell in cells))
-    Console().print(table)
+    _print_table("", rows)
 
 
 def _index(result: IndexResult, config: Config, *, dry_run: bool) -> Rows:
@@ -298,12 +291,16 @@ def _rate(items: int, count: int, seconds: float) -> str:
     return f"{items / seconds:,.0f} files/s, {count / seconds / 1e6:,.1f} MB/s"
 
 
-def _table(title: str, rows: Rows) -> None:
+def _print_table(title: str, rows: Sequence[tuple[str, Sequence[str]]]) -> None:
+    """Print a table. What is too long for its column goes on below: a key or a path that is cut short is of no use."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(title=title, show_header=False, title_justify="left")
-    for name, value in rows:
+    table = Table(title=title or None, show_header=False, title_justify="left")
+    for _ in range(1 + max(len(cells) for _, cells in rows)):
+        table.add_column(overflow="fold")
+    for name, cells in rows:
         style = "red" if name == "failed" else ""
-        table.add_row(name, printable(value), style=style)
+        table.add_row(name, *(Text(printable(cell)) for cell in cells), style=style)
     Console().print(table)

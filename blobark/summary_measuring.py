@@ -86,6 +86,7 @@ def _sweep(result: SweepResult) -> Rows:
         said = f"{setting.median_s:,.2f} s ({setting.least_s:,.2f} to {setting.most_s:,.2f})"
         rows.append((f"max_workers {setting.name}", said + ("  <- the knee" if setting.name == result.knee else "")))
     said = "dropped before each restore" if result.caches_dropped else "NOT dropped: only root may"
-    rows += [("the kernel's caches", said), ("for config.yaml", result.line or f"nothing: {TOO_SHORT}")]
+    lines = result.line.splitlines() or [f"nothing: {TOO_SHORT}"]
+    rows += [("the kernel's caches", said), *zip(["for config.yaml", ""], lines, strict=False)]
     rows.append(("written", f"{result.html}, {result.csv}, {result.json}"))
     return rows

@@ -60,7 +60,7 @@ class SweepResult(msgspec.Struct):
     runs: list[tuple[str, float]]
     knee: str
     line: str
-    """What belongs into config.yaml; "", as the knee, where the restores were too short to tell."""
+    """What belongs into config.yaml, a line or two; "", as the knee, where the restores were too short to tell."""
     html: str
     csv: str
     json: str
@@ -137,7 +137,7 @@ def _restore(
     context: Context, options: SweepOptions, server: str, number: int, name: str, scratch: Path
 ) -> dict[str, Any]:
     """Restore in a process of its own; return what it says. Raises `Fatal`, `Interrupted`."""
-    line = [sys.executable, "-m", "blobark", "restore", "--config", str(context.config.file), "--json"]
+    line = [sys.executable, "-m", "blobark", "restore", "--config", str(context.config.file), "--json", "--trial"]
     line += ["--server", server, "--snapshot", str(number), "--to", str(scratch / "tree")]
     workers, part_size = parts_of(name)
     line += ["--part-size", part_size] if part_size else []
@@ -154,16 +154,18 @@ def _restore(
             env={**os.environ, "PYTHONPATH": paths},
         ) as process,
     ):
-        while process.poll() is None:
-            if context.engine.stop.wait(_PATIENCE_S):
-                _end(process)
-                raise Interrupted("interrupted", "nothing of the sweep is left")
+        while process.poll() is None and not context.engine.stop.wait(_PATIENCE_S):
+            pass
+        if context.engine.stop.is_set():  # perhaps Ctrl-C at a terminal has ended both
+            _end(process)
+            raise Interrupted("interrupted", "nothing of the sweep is left")
         out.seek(0)
-        said = out.read().decode(errors="replace").strip().splitlines() or [""]
+        said = out.read().decode(errors="replace").splitlines()
+    answer: dict[str, Any] = json.loads(said[-1]) if said and said[-1].startswith("{") else {}
     if process.returncode != 0:
-        error = next((text for text in said if not text.startswith("{")), f"exit code {process.returncode}")
-        raise Fatal(f"a restore of the sweep failed: {error.removeprefix('blobark: ')}")
-    answer: dict[str, Any] = json.loads(said[-1])
+        failed = [f"{path}: {reason}" for path, reason in answer.get("failed", ())]
+        error = answer.get("error") or next(iter(failed), f"it ended with {process.returncode}")
+        raise Fatal(f"a restore of the sweep failed: {error}")
     return answer
 
 

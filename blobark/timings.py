@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
 
@@ -27,6 +28,7 @@ KEPT = 500
 USED = 100
 """More would take tenths of a second, and old ones tell less of today."""
 FILE_NAME = "restores.jsonl"
+SHORTEST_S = 0.001
 _KEPT_SHARE = 0.02
 """A restore that found more than this share of its files right already tells nothing of one that finds none."""
 _FAILED_SHARE = 0.05
@@ -54,7 +56,7 @@ class Timing(msgspec.Struct, frozen=True):
     settings: Settings
     workers: int
     files: int
-    bytes: int
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
     sizes: list[tuple[int, int]]
     """[smaller than so many bytes, files] for each doubling that there was."""
     kept: int
@@ -67,7 +69,8 @@ class Timing(msgspec.Struct, frozen=True):
     @property
     def error(self) -> float | None:
         """How much longer it took than was expected, as a share of that."""
-        return None if self.forecast_s is None else self.seconds / self.forecast_s[1] - 1
+        expected_s = self.forecast_s[1] if self.forecast_s else 0.0
+        return self.seconds / expected_s - 1 if expected_s > 0 else None
 
     @property
     def work(self) -> Work:
@@ -78,7 +81,7 @@ class Timing(msgspec.Struct, frozen=True):
     def is_telling(self) -> bool:
         """Whether it says anything of a full restore into an empty place."""
         few = self.kept <= _KEPT_SHARE * self.files and self.failed <= _FAILED_SHARE * self.files
-        return self.files > 0 and self.seconds > 0 and few and not self.archived
+        return self.files > 0 and self.seconds >= SHORTEST_S and few and not self.archived
 
 
 def settings_of(config: Config, store_name: str) -> Settings:

@@ -6,10 +6,12 @@ leaves all others. Pings are what healthchecks.io calls them: `<url>/start`, the
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
@@ -18,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 from metrics.files import write_whole
 
 PING_S: Final = 5.0
+LOCK_S: Final = 5.0
 FAMILIES: Final = {
     "blobark_last_success_timestamp_seconds": "When a run ended last with exit code 0, in seconds since 1970.",
     "blobark_last_run_timestamp_seconds": "When a run ended last.",
@@ -35,9 +38,10 @@ def write_textfile(path: Path, labels: Mapping[str, str], values: Mapping[str, f
 
     The file is replaced as a whole, and anybody may read it: the exporter is another user. It holds no secret.
     """
+    path = Path(os.path.realpath(path))  # a link stays, and what it leads to is replaced
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)  # a save and a restore may end at the same moment
+        _lock(folder)  # a save and a restore may end at the same moment
         lines = _read(path)
         own = "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
         for name, value in values.items():
@@ -67,6 +71,19 @@ def ping(url: str, what: str = "") -> str:
     return said[-1]
 
 
+def _lock(folder: int) -> None:
+    """Lock a folder. Whoever may read it can do that, so nobody is waited for for long: `OSError`."""
+    until_s = time.monotonic() + LOCK_S
+    while True:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                raise OSError(errno.EWOULDBLOCK, "another process has locked its folder") from None
+            time.sleep(0.01)
+
+
 def _get(address: str, said: list[str]) -> None:
     from http.client import HTTPException
     from urllib.error import HTTPError
@@ -90,10 +107,10 @@ def _read(path: Path) -> dict[str, dict[str, str]]:
     """Return the values of each family by its labels; raises `ValueError` when somebody else has written the file."""
     lines: dict[str, dict[str, str]] = {name: {} for name in FAMILIES}
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()
     except FileNotFoundError:
         return lines
-    for line in text.splitlines():
+    for line in text.split("\n"):  # a label may have what Python takes for the end of a line, too
         match = _LINE.fullmatch(line)
         if match and match[1] in lines:
             lines[match[1]][match[2]] = match[3]

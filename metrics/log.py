@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +11,9 @@ import msgspec
 from blobark.errors import ConfigError
 from metrics.runlog import FORMAT
 from metrics.stages import REQUEST, STAGES
+
+MOST = 1e100
+"""No number of a log is near it, and with smaller ones nothing overflows."""
 
 Number = float | None
 Count = Annotated[int, msgspec.Meta(ge=0)]
@@ -180,7 +182,7 @@ def _document(path: Path, *, again: bool = True) -> Any:
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        return json.loads(text, parse_float=_finite, parse_constant=_finite)
+        return json.loads(text, parse_int=_whole, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError):
         ours = text.startswith(b'{"format": ')
         if ours and again:  # a sample may have been written at that very moment
@@ -190,8 +192,18 @@ def _document(path: Path, *, again: bool = True) -> Any:
         ) from None
 
 
+def _whole(text: str) -> int:
+    number = int(text)
+    _check(number)
+    return number
+
+
 def _finite(text: str) -> float:
     number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(text)
+    _check(number)
     return number
+
+
+def _check(number: float) -> None:
+    if not abs(number) <= MOST:  # neither is NaN
+        raise ValueError(number)

@@ -55,6 +55,8 @@ def report(paths: Sequence[Path], *, html: Path | None = None, csv_file: Path | 
     for written in filter(None, (target, csv_file)):
         if any(_is_same(written, path) for path in paths):
             raise ConfigError(f"{written}: is a run log, and would be written over", "name another file")
+    if csv_file and _is_same(target, csv_file):
+        raise ConfigError(f"{target}: cannot be the page and the CSV", "name another file")
     _write(target, page(runs))
     if csv_file:
         _write(csv_file, _csv(runs))
@@ -126,4 +128,6 @@ def _write(path: Path, text: str) -> None:
 
 
 def _is_same(one: Path, other: Path) -> bool:
-    return one.exists() and one.samefile(other)
+    if one.exists() and other.exists():
+        return one.is_file() and one.samefile(other)
+    return one.absolute() == other.absolute()

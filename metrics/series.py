@@ -11,6 +11,8 @@ from metrics.stages import STAGES
 
 Number = float | None
 MB: Final = 1e6
+SHORTEST_S: Final = 0.001
+"""The clock's steps: between samples that are nearer there is no rate."""
 
 
 class Line(NamedTuple):
@@ -168,7 +170,7 @@ def values(line: Line, samples: Sequence[Sample]) -> list[Number]:
     for before, after, old, new in zip(samples, samples[1:], read, read[1:], strict=False):
         if line.kind == "level":
             found.append(None if new is None else new / line.scale)
-        elif old is None or new is None or after.t_s <= before.t_s:
+        elif old is None or new is None or after.t_s - before.t_s < SHORTEST_S:
             found.append(None)
         else:
             found.append(max(0.0, new - old) / (after.t_s - before.t_s) / line.scale)

@@ -86,7 +86,7 @@ def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> 
     medians = [setting.median_s for setting in settings]
     chart = {"title": "Seconds by setting", "unit": "s", "classes": names, "lines": [["median, s", 0, medians]]}
     data = {"end_s": 1, "runs": [{"label": "sweep", "t_s": [], "charts": {"sweep": chart}}]}
-    facts = "".join(f"<tr><th>{escaped(name)}</th><td>{escaped(value)}</td></tr>" for name, value in about.items())
+    facts = "".join(f"<tr><th>{escaped(name)}</th><td>{_lines(value)}</td></tr>" for name, value in about.items())
     heads = "".join(f'<th class="n">{text}</th>' for text in ("median, s", "least, s", "most, s", "spread", "runs"))
     rows = "".join(_row(setting, setting.name == marked) for setting in settings)
     note = "the knee is the fewest workers that are nearly as quick as any" if marked else TOO_SHORT
@@ -96,6 +96,10 @@ def page(about: Mapping[str, str], settings: Sequence[Setting], marked: str) -> 
 <div class="chart" data-run="0" data-chart="sweep"></div></article>
 <h2>Settings</h2><div class="card scroll"><table><tr><th>max_workers, part_size</th>{heads}</tr>{rows}</table></div>"""
     return shell("Sweep", body, data, runs=1)
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(map(escaped, text.splitlines()))
 
 
 def _row(setting: Setting, is_knee: bool) -> str:

@@ -100,11 +100,11 @@ class _Known:
             return Verdict(
                 "throttling", (f"{self._throttled:,.0f} answers told to slow down ({100 * answers:.0f} %)", waited)
             )
-        if self._held >= HELD_SHARE and (allowed := self._settings.get("max_bandwidth")):
+        if self._held >= HELD_SHARE and (allowed := self._allowed("max_bandwidth")):
             rate = self._moved_bytes / self._run.elapsed_s / 1e6
             limit = f"max_bandwidth is {allowed / 1e6:,.1f} MB/s, and {rate:,.1f} MB/s were moved"
             return Verdict("network bandwidth", (limit, waited))
-        if self._held >= HELD_SHARE and (allowed := self._settings.get("max_requests_per_s")):
+        if self._held >= HELD_SHARE and (allowed := self._allowed("max_requests_per_s")):
             return Verdict("configured limit", (f"max_requests_per_s is {allowed:,}", waited))
         return None
 
@@ -158,12 +158,17 @@ class _Known:
         if each_bytes >= BULK_BYTES and mean_s >= BULK_FACTOR * quickest_s:
             rate = f"{self._moved_bytes / run.elapsed_s / 1e6:,.1f} MB/s, in requests of {each_bytes / 1e6:,.1f} MB"
             return Verdict("network bandwidth", (f"{times}, the quickest {1000 * quickest_s:,.0f} ms", rate, *evidence))
-        workers = self._settings.get("max_workers")
+        workers = self._allowed("max_workers")
         useful = self._useful_workers(mean_s)
-        if isinstance(workers, int) and workers < useful / 2:
+        if workers and workers < useful / 2:
             more = f"{workers} transfers at a time by max_workers; about {useful} would keep the processors busy"
             return Verdict("too few workers", (more, times, *evidence))
         return Verdict("store latency", (times, *evidence))
+
+    def _allowed(self, setting: str) -> int:
+        """Return a limit of the configuration, 0 where there is none: also for `auto`."""
+        value = self._settings.get(setting)
+        return value if isinstance(value, int) else 0
 
     def _useful_workers(self, mean_s: float) -> int:
         """Return how many threads would use up the processors, if each request took as long as it does now."""

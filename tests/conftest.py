@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,6 +70,14 @@ def forking() -> Iterator[Forking]:
 def scene(tmp_path: Path, forking: Forking) -> Scene:
     """A restore of a forged snapshot, with a folder outside that must stay as it is."""
     return Scene(tmp_path, forking)
+
+
+@pytest.fixture
+def nobodys(forking: Forking) -> Iterator[Scene]:
+    """A scene where nobody can get to."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        os.chmod(folder, 0o755)
+        yield Scene(Path(folder), forking)
 
 
 @pytest.fixture(params=["folder", "azure"])

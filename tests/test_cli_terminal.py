@@ -94,6 +94,13 @@ def test_a_terminal_gets_a_table_and_its_cursor_back(saved: Workspace, name: str
     assert got.rfind("\x1b[?25h") >= got.rfind("\x1b[?25l")
 
 
+def test_what_a_table_shows_is_no_markup_and_not_cut_short(saved: Workspace, tmp_path: Path) -> None:
+    place = tmp_path / "[red]a[" / "b]" / ("long" * 30)
+    code, got = on_terminal(saved.command("restore", "--to", str(place)), COLUMNS="80")
+    assert code == 0, got
+    assert str(place) in re.sub("\x1b\\[[0-9;?]*[A-Za-z]|[│\\s]", "", got)
+
+
 def test_a_terminal_shows_a_bar_that_is_gone_at_the_end(saved: Workspace) -> None:
     _, got = on_terminal(saved.command("restore"))
     bar = re.search(r"restore.*━", got)

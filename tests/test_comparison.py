@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,7 @@ def restored(tmp_path: Path) -> Callable[[], dict[str, str]]:
     source = tmp_path / "source"
     (source / "folder").mkdir(parents=True)
     (source / "file").write_bytes(b"content")
+    (source / "folder" / "below").touch()
     (source / "empty").touch()
     (source / "first").write_bytes(b"linked")
     os.link(source / "first", source / "further")
@@ -99,6 +101,15 @@ def test_missing_and_unexpected(restored: Callable[[], dict[str, str]], top: Pat
     (top / "folder" / "stranger").touch()
     found = restored()
     assert (found["fifo"], found["folder/stranger"]) == ("is missing", "is not in the snapshot")
+
+
+def test_what_a_missing_folder_held_is_missing_and_nothing_else(
+    restored: Callable[[], dict[str, str]], top: Path
+) -> None:
+    status = top.stat()
+    shutil.rmtree(top / "folder")
+    os.utime(top, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert restored() == {"folder": "is missing", "folder/below": "is missing"}
 
 
 def test_another_kind_another_target_a_link_that_is_none(restored: Callable[[], dict[str, str]], top: Path) -> None:

@@ -16,7 +16,11 @@ import pytest
 from azure.storage.blob import ContainerClient
 
 from blobark import evidence
+from blobark.drill import MOST_NAMED
+from blobark.model import display
+from tests.forge import item
 from tests.runs import Run, Workspace, wait_until
+from tests.scene import Scene
 from tests.small_disk import SmallDisk
 from tests.trees import write
 from tests.trials import is_restoring, leftovers
@@ -202,6 +206,36 @@ def test_what_is_no_evidence_is_one_line(tmp_path: Path, data: bytes, said: str)
     assert said in done.stderr.decode()
     assert len(done.stderr.splitlines()) == 1
     assert verify(tmp_path / "none.json").returncode == 2
+
+
+def test_evidence_that_says_two_things_or_goes_on_is_none(workspace: Workspace) -> None:
+    file = Path(workspace.run("drill", "--full").result["evidence"])
+    text = file.read_text()
+    for changed in (f'{{"result": "different", {text[1:]}', text + " " * evidence.MOST_BYTES + "more"):
+        file.write_text(changed)
+        done = verify(file)
+        assert (done.returncode, done.stdout) == (2, b"")
+        assert b"is no evidence of a drill" in done.stderr
+
+
+def test_evidence_of_many_failures_with_long_names_can_be_checked(tmp_path: Path) -> None:
+    failures = [[display(b"\xff" * 4095), "because"] for _ in range(MOST_NAMED)]
+    file = tmp_path / "evidence.json"
+    file.write_bytes(evidence.encode(evidence.sign({"kind": "drill", "failures": failures}, tmp_path / "state")))
+    assert verify(file).returncode == 0
+
+
+def test_what_its_owner_may_not_read_is_compared_without_roots_rights(nobodys: Scene) -> None:
+    forge = nobodys.forge
+    entries = [forge.file("a", mode=0), item("b", "dir", mode=0o300), forge.file("b/c", mode=0o200)]
+    forge.snapshot(*entries, forge.file("d"), item("e", "fifo"))
+    nobodys.hand_over()
+    config = ("--config", str(nobodys.workspace.config), "--json", "--keep")
+    done = Workspace.forking.run("drill", "--full", *config, nobody=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    tree = Path(json.loads(done.stdout)["kept_in"])
+    modes = [stat.S_IMODE((tree / name).stat().st_mode) for name in ("a", "b", "d")]
+    assert modes == [0, 0o300, 0o644]
 
 
 def test_a_slowdown_is_exit_code_6(workspace: Workspace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import socket
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from metrics.export import FAMILIES, ping, write_textfile
+from tests.powerless import Powerless
 from tests.pruned import age
 from tests.runs import Workspace
 
@@ -111,6 +113,13 @@ def test_a_backup_is_one_run(workspace: Workspace, checks: Checks) -> None:
     assert {key: value for key, value in after.items() if key[1] != "backup"} == {
         key: value for key, value in values.items() if key[1] != "backup"
     }
+
+
+def test_a_configuration_is_told_by_its_whole_path(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    assert workspace.forking.run("index", "--config", "config.yaml", cwd=workspace.folder).returncode == 0
+    assert parsed(file.read_text())
 
 
 def test_the_half_of_a_backup_that_failed_is_told(workspace: Workspace) -> None:
@@ -235,6 +244,18 @@ def test_the_textfile_tells_of_the_last_run_of_each_command(workspace: Workspace
     assert parsed(file.read_text())["blobark_last_run_exit_code", "restore"] == 4
 
 
+def test_what_an_index_could_not_read_is_told_of_the_backup_too(workspace: Workspace) -> None:
+    weak = Powerless(workspace.folder, workspace.source, metrics_textfile=workspace.settings["metrics_textfile"])
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    (weak.source / "sub").mkdir()
+    (weak.source / "sub").chmod(0)
+    weak.run("backup", expect=3)
+    (weak.source / "sub").chmod(0o700)
+    values = parsed(file.read_text())
+    assert [values["blobark_last_run_failures", name] for name in ("index", "save", "backup")] == [1, 1, 1]
+
+
 def test_a_dry_run_tells_nobody(workspace: Workspace, checks: Checks) -> None:
     Path(workspace.settings["metrics_textfile"]).parent.mkdir()
     workspace.configure(ping_url=checks.url)
@@ -263,11 +284,26 @@ def test_labels_are_escaped_and_others_lines_stay(tmp_path: Path) -> None:
     write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 1})
     write_textfile(file, {"command": "save", "config": "e"}, {name: 12345678901})
     write_textfile(file, {"command": "save", "config": 'a"b\\c\nd\udcff'}, {name: 3})
-    lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
+    odd = "a\rb\x0cc\u2028d"
+    for value in (1, 2):
+        write_textfile(file, {"command": "save", "config": odd}, {name: value})
+    lines = [line for line in file.read_bytes().decode().split("\n") if not line.startswith("#")]
     assert lines == [
+        name + '{command="save",config="' + odd + '"} 2',
         name + r'{command="save",config="a\"b\\c\nd\\udcff"} 3',
         name + '{command="save",config="e"} 12345678901',
+        "",
     ]
+
+
+def test_a_link_to_the_textfile_stays(tmp_path: Path) -> None:
+    file, link = tmp_path / "x.prom", tmp_path / "link.prom"
+    link.symlink_to(file)
+    for value in (1, 2):
+        write_textfile(link, {"command": "save"}, {"blobark_last_run_files": value})
+        assert link.is_symlink()
+    assert file.read_text().endswith('blobark_last_run_files{command="save"} 2\n')
+    assert sorted(os.listdir(tmp_path)) == ["link.prom", "x.prom"]
 
 
 def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
@@ -285,6 +321,20 @@ def test_runs_that_end_at_the_same_moment_lose_no_line(tmp_path: Path) -> None:
     lines = [line for line in file.read_text().splitlines() if not line.startswith("#")]
     assert len(lines) == 8 * len(FAMILIES)
     assert all(line.endswith(" 19") for line in lines)
+
+
+def test_whoever_has_locked_the_folder_holds_up_no_run(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    folder = os.open(file.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        (warning,) = workspace.run("index").result["warnings"]
+    finally:
+        os.close(folder)
+    assert warning.endswith("another process has locked its folder")
+    workspace.run("index")
+    assert parsed(file.read_text())["blobark_last_run_files", "index"] == 2
 
 
 def test_a_health_check_hears_of_start_success_and_failure(workspace: Workspace, checks: Checks) -> None:

@@ -105,6 +105,16 @@ def test_lines_that_are_cut_short_or_newer_are_counted_and_passed_over(workspace
     assert (result["runs"], result["unreadable"]) == (1, 2)
 
 
+def test_lines_with_numbers_that_no_restore_has_do_no_harm(workspace: Workspace) -> None:
+    restore_anew(workspace, "one")
+    path = workspace.state / "restores.jsonl"
+    good = json.loads(path.read_bytes())
+    odd = ({"bytes": -(2**62)}, {"seconds": 5e-324}, {"forecast_s": [0, 0, 0]})
+    path.write_text("".join(json.dumps({**good, **changes}) + "\n" for changes in ({}, *odd)))
+    result = workspace.run("forecast").result
+    assert (result["runs"], result["unreadable"], result["median_error"]) == (2, 1, None)
+
+
 def test_only_the_newest_lines_stay(workspace: Workspace) -> None:
     restore_anew(workspace, "one")
     path = workspace.state / "restores.jsonl"

@@ -7,14 +7,12 @@ import os
 import shutil
 import sqlite3
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.forge import MTIME_NS, b64, item
-from tests.forked import Forking
 from tests.racer import racing
 from tests.scene import Scene, judged
 from tests.small_disk import SmallDisk
@@ -309,14 +307,6 @@ def test_a_disk_without_room_for_names_stops_a_restore(scene: Scene, options: st
 
 
 # Without root
-
-
-@pytest.fixture
-def nobodys(forking: Forking) -> Iterator[Scene]:
-    """A scene where nobody can get to."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
-        os.chmod(folder, 0o755)
-        yield Scene(Path(folder), forking)
 
 
 def test_without_root_owners_are_not_restored_and_nothing_fails(nobodys: Scene) -> None:

@@ -129,9 +129,17 @@ def test_a_map_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(Fatal, match=r"file/map\.json: the map cannot be written: File exists"):
         write(tmp_path / "file/map.json", [])
     (tmp_path / "folder").mkdir()
+    (tmp_path / "nowhere").symlink_to("/dev/null")
+    with pytest.raises(Fatal, match="nowhere: the map cannot be written: it is no file"):
+        write(tmp_path / "nowhere", [])
+    assert (tmp_path / "nowhere").is_char_device()
+    (tmp_path / "link").symlink_to("file")
+    write(tmp_path / "link", [])
+    assert (tmp_path / "link").readlink() == Path("file")
+    assert (tmp_path / "file").read_text() == "{}\n"
     with pytest.raises(Fatal, match="folder: the map cannot be written: Is a directory"):
         write(tmp_path / "folder", [])
-    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link", "nowhere"]
 
 
 @pytest.mark.parametrize(

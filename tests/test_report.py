@@ -118,6 +118,8 @@ BAD = {
     "no samples": (changed(samples=[]), "a run log without samples"),
     "deep": ('{"format": ' + "[" * 100_000, "a run log that was cut short, or damaged"),
     "not finite": (changed(samples=[{"t_s": 1}]).replace('"t_s": 1', '"t_s": 1e999'), "cut short, or damaged"),
+    "too large": (changed(samples=[{"t_s": 1, "requests": 1e308}]), "cut short, or damaged"),
+    "much too large": (changed(samples=[{"t_s": 10**400}]), "cut short, or damaged"),
     "a wrong type": (changed(samples=[{"t_s": "x"}]), "a run log that is damaged (Expected `float`, got `str`"),
     "wrong stages": (changed(stages={"request": {"buckets": [[1]]}}), "a run log that is damaged"),
     "a negative count": (changed(stages={"request": {"buckets": [[0.5, -3]]}}), "a run log that is damaged"),
@@ -142,15 +144,41 @@ def test_other_mistakes_get_one_line(tmp_path: Path) -> None:
     assert "cannot be read (Is a directory)" in refused(tmp_path)
     assert "is a run log, and would be written over" in refused(good)
     assert "is a run log, and would be written over" in refused(good, "--html", "x", "--csv", good)
+    log = write(tmp_path / "log.json", document(2))
+    assert "cannot be the page and the CSV" in refused(log, "--html", tmp_path / "x", "--csv", tmp_path / "x")
+    assert not (tmp_path / "x").exists()
     assert "RUN" in refused()
     done = run(good, "--html", tmp_path / "none" / "x.html")
     assert done.returncode == 4
     assert "cannot be written (No such file or directory)" in done.stderr
 
 
+def test_what_is_no_file_is_written_to_and_never_replaced(tmp_path: Path) -> None:
+    log, kept = write(tmp_path / "run.json", document(5)), tmp_path / "kept.csv"
+    nowhere, link = tmp_path / "nowhere", tmp_path / "link.csv"
+    nowhere.symlink_to("/dev/null")
+    link.symlink_to(kept)
+    done = run(log, "-q", "--html", nowhere, "--csv", link)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (os.readlink(nowhere), os.readlink(link)) == ("/dev/null", str(kept))
+    done = run(log, "-q", "--html", nowhere, "--csv", "/proc/self/fd/1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == kept.read_text()
+    assert len(done.stdout.splitlines()) == 6
+
+
+@pytest.mark.parametrize("wrong", ["many", [1], {}, None])
+def test_settings_of_any_kind_do_no_harm(tmp_path: Path, wrong: object) -> None:
+    log = document(5, stages={"held": 2.0, "request": 0.2})
+    log["run"]["settings"] = dict.fromkeys(("max_bandwidth", "max_requests_per_s", "max_workers"), wrong)
+    done = run(write(tmp_path / "run.json", log))
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_odd_numbers_do_no_harm(tmp_path: Path) -> None:
     log = document(4)
     log["samples"][2]["t_s"] = log["samples"][1]["t_s"]
+    log["samples"][1]["t_s"] = 5e-324
     log["samples"][3]["requests"] = -(10**30)
     log["samples"][4]["cpu_percents"] = [1.0] * 300
     log["summary"]["sizes"] = [[0, 0, 0]]

@@ -8,7 +8,9 @@ import signal
 import stat
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from playwright.sync_api import expect
 
 from metrics.sweep_page import TOO_SHORT, knee, page, recommended, settings_of
@@ -85,20 +87,62 @@ def test_the_order_is_that_of_the_seed_and_the_sample_is_a_sample(workspace: Wor
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_ctrl_c_removes_the_scratch_folder(workspace: Workspace) -> None:
+def test_the_lines_for_the_configuration_can_be_copied(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=10)
+    out = workspace.folder / "out.html"
+    options = ("--workers", "2", "--part-size", "4M", "--repeat", "1", "--out", str(out))
+    said = workspace.execute("sweep", *options).stdout.decode().splitlines()
+    (at,) = [number for number, line in enumerate(said) if "for config.yaml" in line]
+    assert [line.removeprefix("  for config.yaml").strip() for line in said[at : at + 2]] == [
+        "max_workers: 2",
+        "part_size: 4M",
+    ]
+    assert "max_workers: 2<br>part_size: 4M" in out.read_text()
+    workspace.configure(**yaml.safe_load(json.loads(out.with_suffix(".json").read_bytes())["line"]))
+    workspace.run("restore")
+    assert json.loads(workspace.metrics.read_bytes())["run"]["settings"]["part_bytes"] == 4 << 20
+
+
+def test_its_restores_leave_no_journal_and_monitoring_is_not_told(workspace: Workspace) -> None:
+    textfile = workspace.folder / "x.prom"
+    workspace.configure(journals=2, metrics_textfile=str(textfile))
+    workspace.backup()
+    journals, told = sorted((workspace.state / "journals").iterdir()), textfile.read_bytes()
+    workspace.run("sweep", "--workers", "1", "--repeat", "2", "--out", str(workspace.folder / "out.html"))
+    assert sorted((workspace.state / "journals").iterdir()) == journals
+    assert textfile.read_bytes() == told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_whoever_stops_it_finds_no_scratch_folder(workspace: Workspace, number: signal.Signals) -> None:
     workspace.configure(max_requests_per_s=5)
     with workspace.started("sweep", "--workers", "1,2") as process:
         wait_until(lambda: is_restoring(workspace), process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         assert process.wait(60) == 130
     assert leftovers(workspace) == []
+
+
+def test_one_that_is_killed_leaves_no_restore_running(workspace: Workspace) -> None:
+    for number in range(300):
+        (workspace.source / f"{number}").write_bytes(b"%d" % number)
+    workspace.backup()
+    workspace.configure(max_requests_per_s=2)
+    with workspace.started("sweep", "--workers", "1") as process:
+        wait_until(lambda: is_restoring(workspace), process)
+        restores = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+    assert restores
+    _, alive = psutil.wait_procs(restores, timeout=60)
+    assert [each for each in alive if each.status() != psutil.STATUS_ZOMBIE] == []
 
 
 def test_a_restore_that_fails_ends_it_with_its_reason(workspace: Workspace) -> None:
     for blob in workspace.store.glob("??/*"):
         blob.write_bytes(b"x")
     done = workspace.run("sweep", "--workers", "1", "--repeat", "1", expect=4)
-    assert "a restore of the sweep failed: failed: " in done.stderr
+    assert "a restore of the sweep failed: below/" in done.stderr
     assert leftovers(workspace) == []
 
 
