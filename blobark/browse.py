@@ -118,6 +118,9 @@ class Tree:
         entries = self.manifest.read(ref)
         try:
             keys = [entry.sort_key for entry in entries]
+            for entry in entries:
+                if entry.link_b64 or entry.hardlink_to_b64:
+                    _ = entry.raw_link, entry.raw_hardlink_to
         except ValueError:
             raise SnapshotError(f"segment {ref.digest} is damaged: a path is no base64") from None
         if not entries or any(entry.root not in range(len(self.header.roots)) for entry in entries):
@@ -246,12 +249,17 @@ def versions_matching(trees: Sequence[Tree], pattern: str) -> list[Version]:
 
 
 def history(trees: Sequence[Tree], path: bytes) -> Iterator[Version]:
-    """Yield the versions of a path, newest first; `trees` are in ascending order. A renamed file is followed back."""
+    """Yield the versions of a path, newest first; `trees` are in ascending order. A renamed file is followed back.
+
+    A further hard link is what it is a link of: its entry says nothing of the content.
+    """
     seen: Version | None = None
     after: Tree | None = None
     for tree in reversed(trees):
         place = tree.place_of(path)
         entry = tree.find(place) if place is not None else None
+        if entry is not None and entry.hardlink_to_any:
+            entry = tree.find(Place(entry.root, entry.raw_hardlink_to)) or entry
         if entry is None and seen is not None and after is not None and seen.entry.guid:
             entry = _renamed(tree, after, seen.entry.guid)
             path = tree.path_of(entry) if entry is not None else path

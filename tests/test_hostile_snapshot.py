@@ -145,6 +145,15 @@ def test_an_owner_with_another_name_is_refused(scene: Scene, name: str) -> None:
 # Segments
 
 
+@pytest.mark.parametrize(("kind", "field"), [("symlink", "link_b64"), ("file", "hardlink_to_b64")])
+def test_listings_say_that_a_name_is_no_base64(scene: Scene, kind: str, field: str) -> None:
+    scene.workspace.configure(server="web1")
+    scene.forge.snapshot(scene.forge.file("a"))
+    scene.forge.snapshot(item("a", kind, **{field: "A"}), number=2)
+    for command in (["ls", "2"], ["find", "a"], ["history", "/srv/data/a"], ["diff", "1", "2"]):
+        assert "is damaged: a path is no base64" in scene.workspace.run(*command, expect=4).stderr
+
+
 SEGMENTS: dict[str, Callable[[Path], object]] = {
     "missing": lambda path: path.unlink(),
     "empty": lambda path: path.write_bytes(b""),

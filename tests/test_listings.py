@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
 from blobark.scratch import Differences
 from tests.manifests import read_header, read_manifest
@@ -188,8 +189,10 @@ def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> Non
     workspace.backup()
     (source / "a").unlink()
     workspace.backup()
-    seen = [(row["size"], row["snapshots"]) for row in listed(workspace, "history", f"{source}/b")]
-    assert sorted(seen) == [(3, "1"), (3, "2"), (5, "3-4")]
+    rows = listed(workspace, "history", f"{source}/b")
+    assert [(row["size"], row["snapshots"]) for row in rows] == [(5, "3-4"), (3, "2"), (3, "1")]
+    digests = [blake3(text).hexdigest() for text in (b"three", b"two", b"one")]
+    assert [(row["digest"], row["guid"] != "") for row in rows] == [(digest, True) for digest in digests]
 
     def changes(*numbers: str) -> dict[str, str]:
         return {Path(row["path"]).name: row["change"] for row in listed(workspace, "diff", *numbers)}
@@ -209,6 +212,22 @@ def test_history_follows_a_rename(workspace: Workspace) -> None:
     ]
     assert [row["snapshots"] for row in listed(workspace, "history", f"{source}/report.odt")] == ["2", "1"]
     assert "is in no snapshot" in workspace.run("history", "nothing", expect=4).stderr
+
+
+def test_history_follows_a_rename_of_a_further_hard_link(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    write(source / "a", "one")
+    os.link(source / "a", source / "b")
+    workspace = Workspace(tmp_path / "work", source)
+    workspace.backup()
+    (source / "b").rename(source / "c")
+    (source / "a").rename(source / "z")
+    workspace.backup()
+    found = {name: listed(workspace, "history", name) for name in ("c", "z")}
+    assert {name: [(Path(row["path"]).name, row["snapshots"]) for row in rows] for name, rows in found.items()} == {
+        "c": [("c", "2"), ("a", "1")],
+        "z": [("z", "2"), ("a", "1")],
+    }
 
 
 def test_the_map_of_a_snapshot(workspace: Workspace, tmp_path: Path) -> None:
