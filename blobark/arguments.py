@@ -192,18 +192,17 @@ def _run_backup(context: Context, options: argparse.Namespace) -> Any:
 
 
 def _doctor_options(parser: argparse.ArgumentParser) -> None:
-    from blobark.doctor import NEEDS
+    from blobark.doctor import NEEDS, USUAL
 
-    text = "what this machine is to do (may be repeated; default: all of these but prune)"
+    text = f"what this machine is to do (may be repeated; default: {', '.join(USUAL)})"
     parser.add_argument("--for", dest="commands", action="append", choices=tuple(NEEDS), help=text)
 
 
 def _run_doctor(context: Context, options: argparse.Namespace) -> Any:
     from blobark.commands import run_doctor
-    from blobark.doctor import NEEDS
+    from blobark.doctor import USUAL
 
-    usual = tuple(name for name in NEEDS if name != "prune")  # a machine need not be able to delete
-    return run_doctor(context, options.commands or usual, dry_run=options.dry_run)
+    return run_doctor(context, options.commands or USUAL, dry_run=options.dry_run)
 
 
 def _rebuild_options(parser: argparse.ArgumentParser) -> None:

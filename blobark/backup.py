@@ -7,7 +7,7 @@ server this is, only when it begins to save. Around them, under the same lock of
     hook_before      a failing one stops the run
     index, save
     hook_after       whenever hook_before did not fail, however the run ended: it can undo what that did
-    hook_on_failure  when the exit code is not 0
+    hook_on_failure  when the exit code is not 0, nor that of a lock which another run holds
 
 and a line in log_file, also when another run holds the lock. A dry run has none of these.
 """
@@ -36,7 +36,15 @@ from blobark.commands import (
     store_to_write,
 )
 from blobark.context import Context
-from blobark.errors import EXIT_BUG, EXIT_DONE, EXIT_ITEMS_FAILED, BlobarkError, Fatal, exit_code_of
+from blobark.errors import (
+    EXIT_BUG,
+    EXIT_DONE,
+    EXIT_ITEMS_FAILED,
+    EXIT_LOCKED,
+    BlobarkError,
+    Fatal,
+    exit_code_of,
+)
 from blobark.filelock import state_lock
 from blobark.hooks import append_line, run_hook
 from blobark.indexed import IndexResult
@@ -230,7 +238,9 @@ class _Hooked:
 
     def _on_failure(self, error: BaseException | None) -> None:
         record = self._run.record(error)
-        if record.exit_code != EXIT_DONE and (fault := self._tell(self._context.config.hook_on_failure, record)):
+        if record.exit_code in (EXIT_DONE, EXIT_LOCKED):
+            return
+        if fault := self._tell(self._context.config.hook_on_failure, record):
             self._run.warn(f"hook_on_failure failed ({fault})")
 
     def _tell(self, command: str | None, document: object) -> str:

@@ -95,7 +95,7 @@ def _main(argv: list[str], command: str | None) -> int:
         shown.end()
         _complain(f"{traceback.format_exc()}blobark: this is a bug, please report it with the lines above")
         if options.json:
-            _answer({"command": options.command, "error": "a bug", "exit_code": EXIT_BUG})
+            _answer(options, {"command": options.command, "error": "a bug", "exit_code": EXIT_BUG})
         return EXIT_BUG
 
 
@@ -192,7 +192,7 @@ def _show(options: argparse.Namespace, result: Any, config: Config | None, shown
 def _show_listing(
     options: argparse.Namespace, listing: Listing, config: Config | None, shown: Display, started_s: float
 ) -> int:
-    """Print a listing as its rows come, and return the exit code. An error ends it; the JSON is cut short then.
+    """Print a listing as its rows come, and return the exit code. An error ends it; who tells that ends the JSON.
 
     Without a reader it ends too, unless its rows do work, or are what the exit code tells of.
     """
@@ -206,6 +206,7 @@ def _show_listing(
     for row in listing.rows:
         if options.json:
             text, between = f"{between}\n{msgspec.json.encode(row).decode()}", ","
+            options.is_listing = True
         else:
             shown.end()  # where the rows take long to come there is a bar
             text = f"{printable(row.line())}\n"
@@ -296,7 +297,7 @@ def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:
         _complain(f"blobark: {printable(line)}")
     if options.json:
         document = {"command": options.command, "error": error.message, "hint": error.hint}
-        _answer({**document, "exit_code": error.exit_code})
+        _answer(options, {**document, "exit_code": error.exit_code})
     return error.exit_code
 
 
@@ -306,7 +307,12 @@ def _complain(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _answer(document: dict[str, Any]) -> None:
-    """Print a JSON object, if anybody still reads that."""
+def _answer(options: argparse.Namespace, document: dict[str, Any]) -> None:
+    """Print a JSON object, or the end of one whose rows have come in part, if anybody still reads that."""
+    if getattr(options, "is_listing", False):
+        del document["command"]
+        text = f"], {json.dumps(document)[1:]}"
+    else:
+        text = json.dumps(document)
     with contextlib.suppress(OSError):
-        print(json.dumps(document), flush=True)
+        print(text, flush=True)

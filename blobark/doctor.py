@@ -25,15 +25,26 @@ from blobark.handout import script_sha256
 from blobark.snapshot import PREFIX
 from blobark.stores.base import Store
 
+_READS = ("list", "read")
+_WRITES = (*_READS, "create", "write")
+_DELETES = (*_READS, "create", "delete")
 NEEDS = {
-    "index": ("list", "read"),
-    "save": ("list", "read", "create", "write"),
-    "restore": ("list", "read"),
-    "prune": ("list", "read", "create", "delete"),
-    "verify": ("list", "read"),
-    "repair": ("list", "read", "create", "write"),
+    "index": _READS,
+    "save": _WRITES,
+    "backup": _WRITES,
+    "restore": _READS,
+    "status": _READS,
+    "verify": _READS,
+    "repair": _WRITES,
+    "rebuild": _WRITES,
+    "drill": (*_READS, "create"),
+    "tag": (*_READS, "create"),
+    "prune": _DELETES,
+    "forget": _DELETES,
 }
 """The rights of each command. `create` is a new blob, `write` its blocks, where it has more than one."""
+USUAL = ("index", "save", "restore", "verify", "repair")
+"""What is looked at unasked: a machine need not be able to delete, and the other commands need no other rights."""
 
 CONTENT = b"blobark doctor has been here\n"
 
@@ -104,7 +115,7 @@ def examine(context: Context, server: str, commands: Sequence[str], *, dry_run: 
     if refused is not None:
         names = ", ".join(name for name, rights in result.missing.items() if rights)
         result.advice.append(f"{names} cannot work: {refused.said}")
-    elif _may_delete(result) and context.config.store == "azure" and "prune" not in commands:
+    elif _may_delete(result) and context.config.store == "azure" and "delete" not in needed:
         result.advice.append("the right to delete is given, and only prune and forget need it: see docs/operations.md")
     return result
 

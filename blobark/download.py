@@ -13,6 +13,7 @@ once more and written over. All of a blob is read from one version of it.
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
@@ -95,13 +96,14 @@ class Downloader:
             ContentError: a block is missing from the store, or is not what was saved.
             OSError: it cannot be written.
         """
-        new.allocate(self._entry)
+        new.allocate(self._entry, anew=new.was_there and not _has_its_holes(new.descriptor, self._entry))
         self._look_up()
 
         def place(batch: list[_Wanted]) -> list[int]:
             return self._place(new, old, batch)
 
-        inner = self._engine.within(max(memory_cost(self._entry), 2 * self._part_bytes))
+        most_bytes = max(memory_cost(self._entry), 2 * self._part_bytes)
+        inner = self._engine.within(min(most_bytes, self._engine.max_bytes))
         total = 0
         jobs = inner.run(self._wanted(), place, cost=lambda one: one.block.size, bundle=lambda one: one.part)
         for wanted, fetched in jobs:
@@ -281,6 +283,19 @@ def _runs(numbers: list[int]) -> Iterator[list[int]]:
         run.append(number)
     if run:
         yield run
+
+
+def _has_its_holes(descriptor: int, entry: Entry) -> bool:
+    """Whether a file has nothing where the entry has holes: a `.part` may be of another version, and no block tells."""
+    if entry.ranges is None:
+        return True
+    there = source.data_ranges(descriptor, entry.size)
+    starts = [start for start, _ in entry.ranges]
+    for start, length in ((0, entry.size),) if there is None else there:
+        index = bisect_right(starts, start) - 1
+        if index < 0 or start + length > sum(entry.ranges[index]):
+            return False
+    return True
 
 
 def _read(descriptor: int, layout: Layout, offset: int, block: Block) -> bytes | None:

@@ -104,6 +104,7 @@ def run_rebuild(context: Context, options: RebuildOptions) -> RebuildResult:
                 rebuild.place()
                 rebuild.publish(taken[-1] if taken else 0, lock)
         else:
+            rebuild.place()
             rebuild.estimate()
         return rebuild.result
 
@@ -157,7 +158,6 @@ class _Rebuild:
             if index is None:
                 self._note(info)
                 result.files += 1
-                result.file_bytes += info.size_bytes
             else:
                 self._note_packed(info, index)
         if not result.files:
@@ -170,6 +170,7 @@ class _Rebuild:
         if described is not None:
             root_name, entry = described
             self._root_names.add(root_name)
+            result.file_bytes += entry.size
             path = rescue.joined(root_name, entry.raw_path)
             add = self._rescued.add if entry.extents is None else self._rescued.add_citing
             add(path, entry.ctime_ns, info.created_ns, entry.guid, encode_entry(entry))
@@ -178,6 +179,7 @@ class _Rebuild:
             self._context.reporter.detail(f"{info.key} stands for a directory and does not say which: left out")
         else:
             result.lost += 1
+            result.file_bytes += info.size_bytes
             self._rescued.add_lost(info.key, info.size_bytes, info.created_ns)
 
     def _note_packed(self, info: BlobInfo, index: Extent) -> None:

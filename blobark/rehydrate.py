@@ -2,7 +2,8 @@
 
     find     list the archived blobs; where there are none, that is all
              else look which items of the restore need one: what is right already needs nothing
-    waves    ask for so many blobs that a bounded number is on its way
+    ask      for so many blobs that a bounded number is on its way: before anything is restored, since it takes hours
+    waves    ask for more, where there are more
              wait; list again: what is archived no more can be read, and what waited for it is yielded
              until nothing waits
 
@@ -101,6 +102,19 @@ class Archive:
             "say --rehydrate standard (it takes up to 15 hours) or --rehydrate high (faster, and dearer)",
         )
 
+    def ask(self, priority: Priority, most: int = MOST_COMING) -> None:
+        """Ask for blobs that jobs wait for, until `most` are on their way. Raises `StoreDenied`: it takes a right."""
+
+        def bring(keys: list[str]) -> list[None]:
+            for key in keys:
+                with contextlib.suppress(BlobNotFound):  # the restore of its item will say so
+                    self._store.rehydrate(key, priority)
+            return [None] * len(keys)
+
+        keys = self._waiting.next_to_ask(max(0, most - self._waiting.coming()))
+        for _ in self._context.engine.run(keys, bring):
+            pass
+
     def waves(
         self, priority: Priority, *, most: int = MOST_COMING, first_wait_s: float = FIRST_WAIT_S
     ) -> Iterator[Iterator[RestoreJob]]:
@@ -109,7 +123,7 @@ class Archive:
         reporter.begin("rehydrate", *self.needed)
         wait_s = first_wait_s
         while self._waiting.jobs()[0]:
-            self._ask(priority, most)
+            self.ask(priority, most)
             if self._context.engine.stop.wait(wait_s):
                 message = "interrupted; what was asked for goes on coming back"
                 raise Interrupted(message, "run it again to go on where it stopped")
@@ -117,17 +131,6 @@ class Archive:
             self._waiting.refresh((info.key, info.rehydrating) for info in self._store.archived(self._prefix))
             yield map(_decoder.decode, self._waiting.take_ready())
             reporter.advance(0, 0)
-
-    def _ask(self, priority: Priority, most: int) -> None:
-        def ask(keys: list[str]) -> list[None]:
-            for key in keys:
-                with contextlib.suppress(BlobNotFound):  # the restore of its item will say so
-                    self._store.rehydrate(key, priority)
-            return [None] * len(keys)
-
-        keys = self._waiting.next_to_ask(max(0, most - self._waiting.coming()))
-        for _ in self._context.engine.run(keys, ask):
-            pass
 
     def _archived(self, job: RestoreJob) -> list[str]:
         entry = job.entry

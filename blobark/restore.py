@@ -105,6 +105,8 @@ class Restorer:
         self._failed_paths: set[bytes] = set()
         self._groups: set[bytes] = set()
         """Paths of restored files that further hard links may point to."""
+        self._stale: set[bytes] = set()
+        """Files of that kind that are there as the snapshot before had them, and count as failed."""
         self._left: dict[bytes, Entry] = {}
         """Files of that kind in whose place something was left as it is: perhaps it is the file."""
         self.removal: Removal | None = None
@@ -119,11 +121,13 @@ class Restorer:
         return self._dry_run
 
     def wait_for(self, archive: Archive, priority: Priority) -> None:
-        """Restore what an archive holds back when it has brought it back."""
+        """Ask for what an archive holds back; it is restored when it is back."""
         self._archive, self._priority = archive, priority
         self.result.archived, self.result.archived_bytes = archive.needed
         if self._dry_run:
             self.result.requests["rehydrate"] = archive.blobs
+        else:
+            archive.ask(priority)
 
     def snapshot(self, portion: Portion, whole: Portion | None = None) -> None:
         """Restore every entry of a portion of a snapshot, the last one of `whole`; then remove what is to go."""
@@ -266,6 +270,8 @@ class Restorer:
             self._has_room_made(job)
             with self._context.engine.stages.timed(METADATA):
                 outcome = self._link_to(job, first)
+            if first in self._stale:
+                raise TargetError(f"is a hard link of {display(first)}, which could not be saved")
         except TargetError as error:
             outcome = Outcome(0, job.entry, Status.FAILED, reason=error.message)
         self._take(job, outcome)
@@ -290,6 +296,8 @@ class Restorer:
 
     def _has(self, first: bytes) -> bool:
         """Whether the file that a group's further names are to point to is there: restored, or what was left is it."""
+        if first in self._stale:
+            return True
         if first in self._left and is_there(self._target, first, self._left[first]):
             self._groups.add(first)
             del self._left[first]
@@ -311,6 +319,8 @@ class Restorer:
         if status is Status.FAILED:
             self._failed_paths.add(job.path)
             result.failed.append((display(job.path), printable(outcome.reason)))
+            if entry.links > 1 and entry.has_content and outcome.reason == saved_badly(entry):
+                self._stale.add(job.path)
             return
         if status is Status.SKIPPED:
             result.left += 1

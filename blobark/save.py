@@ -353,7 +353,7 @@ class Saver:
         self._context.reporter.outcome(outcome, path)
         self._context.items.outcome(outcome, path, "equal" if outcome.is_equal else "", reason)
         if outcome.status is Status.FAILED:
-            if entry.links > 1 and not entry.has_content:
+            if entry.links > 1:
                 self._lost_groups.add((entry.root, entry.raw_path))
             result.failed.append((display(path), printable(outcome.reason)))
         elif outcome.status is Status.DONE:

@@ -314,7 +314,7 @@ def failed(job: Job, reason: str) -> Outcome:
     """Let the entry say why it failed, and name the content it had before, if it had any."""
     previous = job.previous
     if previous is not None and previous.has_content:
-        entry = replace(previous, error=reason, stale=True)
+        entry = replace(previous, error=reason, stale=True, links=job.entry.links)
     else:
         entry = replace(job.entry.without_content(), guid="", error=reason)
     return Outcome(job.sequence, entry, Status.FAILED, reason=reason)

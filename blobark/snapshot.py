@@ -151,12 +151,15 @@ def to_go_on_from(store: Store, server: str, *, skip_damaged: bool) -> Header | 
 def last_complete(store: Store, server: str, at_ns: int) -> Header:
     """Return the header of the newest complete snapshot whose walk began at `at_ns` (since 1970 UTC) or before.
 
+    Both count as they are shown, in whole seconds.
+
     Raises:
         SnapshotError: there is none, or one that might be it cannot be used.
     """
+    at_s = at_ns // 1_000_000_000
     for number in reversed(numbers(store, server)):
         header = load(store, server, number)
-        if header.complete and header.started_ns <= at_ns:
+        if header.complete and header.started_ns // 1_000_000_000 <= at_s:
             return header
     message = f"server {server} has no complete snapshot of {utc(at_ns)} or before"
     raise SnapshotError(message, "blobark snapshots shows which there are")

@@ -302,8 +302,11 @@ class NewFile:
                 os.unlink(self._temporary, dir_fd=self._parent)
         _NAMED_ERRORS.__exit__(kind, error, trace)
 
-    def allocate(self, entry: Entry) -> None:
-        """Give the file its size, and room on the disk unless it is sparse."""
+    def allocate(self, entry: Entry, *, anew: bool = False) -> None:
+        """Give the file its size, and room on the disk unless it is sparse; `anew` forgets what it holds."""
+        if anew:
+            os.ftruncate(self.descriptor, 0)
+            self.was_there = False
         os.ftruncate(self.descriptor, entry.size)
         if entry.ranges is None:
             try:

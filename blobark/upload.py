@@ -233,7 +233,8 @@ class Uploader:
             return [self._send(upload, piece) for piece in batch]
 
         buffer_bytes = blocks.most_bytes(entry.block_bits)
-        inner = self._engine.within(memory_cost(entry) - buffer_bytes)  # one is being filled
+        most_bytes = min(memory_cost(entry), self._engine.max_bytes)
+        inner = self._engine.within(most_bytes - buffer_bytes)  # one is being filled
         for _, sent_bytes in inner.run(pieces(), send, cost=lambda _: buffer_bytes):
             reading.sent_bytes += sent_bytes
         return reading, replace(entry, digest=hasher.hexdigest())

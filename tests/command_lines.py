@@ -38,12 +38,14 @@ def only_json(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return found
 
 
-def three_files(folder: Path) -> Workspace:
-    """Return the workspace of a tree of three small files, of which nothing is saved yet."""
+def three_files(folder: Path, more: int = 0) -> Workspace:
+    """Return the workspace of a tree of three small files, and so many more, of which nothing is saved yet."""
     source = folder / "source"
     source.mkdir()
     for number in range(3):
         (source / f"file {number}").write_bytes(b"%d" % number)
+    for number in range(more):
+        (source / f"{number:04}").write_bytes(b"%d" % number)
     return Workspace(folder / "work", source)
 
 
@@ -54,7 +56,4 @@ def backed_up(workspace: Workspace) -> Workspace:
 
 def many_files(folder: Path) -> Workspace:
     """Return the workspace of a saved tree that takes a moment to restore."""
-    made = three_files(folder)
-    for number in range(3000):
-        (made.source / f"{number:04}").write_bytes(b"%d" % number)
-    return backed_up(made)
+    return backed_up(three_files(folder, 3000))

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from azure.storage.blob import ContainerClient
 
-from tests.runs import Run, Workspace
+from tests.runs import OneProcess, Run, Workspace
 from tests.trees import write
 
 MIB = 1024 * 1024
 HUGE_MIB = 350
 
 
-class Machine(Workspace):
+class Machine(OneProcess):
     """A workspace, and the blobs of its store: files of a folder, or in a container."""
 
     container: ContainerClient | None = None

@@ -137,6 +137,13 @@ class Workspace:
         return dict(json.loads(chosen.read_bytes()))
 
 
+class OneProcess(Workspace):
+    """A workspace whose runs have no memory for members (crew.py), which cost each small run as much as its work."""
+
+    def __init__(self, folder: Path, source: Path, **settings: Any) -> None:
+        super().__init__(folder, source, **{"max_memory": "100MiB", **settings})
+
+
 class Started(Workspace):
     """A workspace whose runs are all started as a person would start them."""
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.command_lines import COMMANDS, backed_up, many_files, run, three_files
+from tests.command_lines import COMMANDS, backed_up, run, three_files
 from tests.runs import Workspace
 from tools.compare import differences
 
@@ -24,12 +23,6 @@ def workspace(tmp_path: Path) -> Workspace:
 def saved(tmp_path: Path) -> Workspace:
     """Three files that have been saved."""
     return backed_up(three_files(tmp_path))
-
-
-@pytest.fixture(scope="module")
-def many(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """A saved tree that takes a moment to restore."""
-    return many_files(tmp_path_factory.mktemp("many"))
 
 
 def with_closed(stream: str, command: list[str], *, after_bytes: int = 0) -> tuple[int, bytes]:
@@ -54,8 +47,8 @@ def test_a_reader_of_the_summary_may_leave(saved: Workspace, name: str) -> None:
         assert (code, stderr) == (0, b"")
 
 
-def test_a_reader_of_the_progress_may_leave_without_stopping_the_work(many: Workspace, tmp_path: Path) -> None:
-    workspace = Workspace(tmp_path / "work", many.source)
+def test_a_reader_of_the_progress_may_leave_without_stopping_the_work(tmp_path: Path) -> None:
+    workspace = three_files(tmp_path, 3000)
     for name in COMMANDS:  # each has more to say than a pipe holds
         code, _ = with_closed("stderr", workspace.command(name, "-v"), after_bytes=10)
         assert code == 0
@@ -63,22 +56,33 @@ def test_a_reader_of_the_progress_may_leave_without_stopping_the_work(many: Work
     assert differences(str(workspace.source), str(workspace.restored)) == []
 
 
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A saved tree of which a blob is gone."""
+    made = backed_up(three_files(tmp_path_factory.mktemp("damaged"), 500))
+    next(path for path in made.store.glob("??/*") if path.stat().st_size).unlink()
+    return made
+
+
+WITH_FAILURES = [
+    (name, options, wanted) for name, wanted in (("restore", 3), ("verify", 7)) for options in ([], ["--json"], ["-v"])
+]
+
+
 @pytest.mark.parametrize("closed", ["stdout", "stderr"])
-def test_a_reader_who_leaves_hides_no_failure(many: Workspace, tmp_path: Path, closed: str) -> None:
-    workspace = Workspace(tmp_path / "work", many.source)
-    shutil.copytree(many.folder, workspace.folder, dirs_exist_ok=True)
-    workspace.configure()
-    blob = next(path for path in workspace.store.glob("??/*") if path.stat().st_size)
-    blob.unlink()
-    for name, wanted in (("restore", 3), ("verify", 7)):
-        for options in ([], ["--json"], ["-v"]):
-            assert with_closed(closed, workspace.command(name, *options))[0] == wanted
-            line = shlex.join(workspace.command(name, *options))
-            run("sh", "-c", f"{{ {line} 2>&1; echo $? >{tmp_path}/code; }} | head -c 1")
-            assert int((tmp_path / "code").read_text()) == wanted
+def test_a_reader_who_leaves_hides_no_failure(damaged: Workspace, closed: str) -> None:
+    for name, options, wanted in WITH_FAILURES:
+        assert with_closed(closed, damaged.command(name, *options))[0] == wanted
     for options in (["--snapshot", "9"], ["--config", "/no/such/file"]):  # nobody reads the error either
-        code, _ = with_closed(closed, workspace.command("restore", *options))
+        code, _ = with_closed(closed, damaged.command("restore", *options))
         assert code == (4 if "9" in options else 2)
+
+
+def test_a_reader_of_both_who_leaves_hides_no_failure(damaged: Workspace, tmp_path: Path) -> None:
+    for name, options, wanted in WITH_FAILURES:
+        line = shlex.join(damaged.command(name, *options))
+        run("sh", "-c", f"{{ {line} 2>&1; echo $? >{tmp_path}/code; }} | head -c 1")
+        assert int((tmp_path / "code").read_text()) == wanted
 
 
 def test_a_full_disk_for_the_result_is_told(saved: Workspace) -> None:

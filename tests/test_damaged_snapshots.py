@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.damage import Machine, machine_at
+from tests.damage import Machine, flipped, machine_at
 from tests.manifests import missing_content
 from tests.powerless import Powerless
 from tests.trees import contents_of, write
@@ -72,6 +72,17 @@ def test_a_segment_that_the_next_snapshot_shares_is_mended(
     web.run("restore")
     assert contents_of(web.restored)["sub/c"] == b"content of sub/c"
     assert "mended" not in web.run("backup").stderr
+
+
+def test_damage_that_leaves_a_segment_its_length_is_seen_by_its_md5(
+    tmp_path: Path, source: Path, request: pytest.FixtureRequest
+) -> None:
+    web = machine("azure", tmp_path, source, request)
+    key = web.keys(SEGMENTS)[0]
+    before = web.blob(key)
+    web.damage(key, flipped(before, len(before) // 2))
+    assert "were mended: 1" in web.run("backup").stderr
+    assert web.blob(key) == before
 
 
 def test_what_cannot_be_mended_is_not_published(tmp_path: Path, source: Path) -> None:

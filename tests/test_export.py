@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from metrics.export import FAMILIES, ping, write_textfile
+from tests.powerless import Powerless
 from tests.pruned import age
 from tests.runs import Workspace
 
@@ -112,6 +113,13 @@ def test_a_backup_is_one_run(workspace: Workspace, checks: Checks) -> None:
     assert {key: value for key, value in after.items() if key[1] != "backup"} == {
         key: value for key, value in values.items() if key[1] != "backup"
     }
+
+
+def test_a_configuration_is_told_by_its_whole_path(workspace: Workspace) -> None:
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    assert workspace.forking.run("index", "--config", "config.yaml", cwd=workspace.folder).returncode == 0
+    assert parsed(file.read_text())
 
 
 def test_the_half_of_a_backup_that_failed_is_told(workspace: Workspace) -> None:
@@ -234,6 +242,18 @@ def test_the_textfile_tells_of_the_last_run_of_each_command(workspace: Workspace
     workspace.store.rename(workspace.folder / "elsewhere")
     workspace.run("restore", expect=4)
     assert parsed(file.read_text())["blobark_last_run_exit_code", "restore"] == 4
+
+
+def test_what_an_index_could_not_read_is_told_of_the_backup_too(workspace: Workspace) -> None:
+    weak = Powerless(workspace.folder, workspace.source, metrics_textfile=workspace.settings["metrics_textfile"])
+    file = Path(workspace.settings["metrics_textfile"])
+    file.parent.mkdir()
+    (weak.source / "sub").mkdir()
+    (weak.source / "sub").chmod(0)
+    weak.run("backup", expect=3)
+    (weak.source / "sub").chmod(0o700)
+    values = parsed(file.read_text())
+    assert [values["blobark_last_run_failures", name] for name in ("index", "save", "backup")] == [1, 1, 1]
 
 
 def test_a_dry_run_tells_nobody(workspace: Workspace, checks: Checks) -> None:

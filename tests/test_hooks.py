@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import shlex
@@ -13,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from blobark.holder import Holder
+from blobark.stores.folder import FolderStore
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
 from tests.powerless import Powerless
@@ -134,6 +137,19 @@ def test_a_run_that_finds_the_lock_held_is_only_logged(hooked: Hooked) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         hooked.workspace.run("backup", expect=5)
     assert hooked.turns() == []
+    assert [line["exit_code"] for line in hooked.logged()] == [0, 5]
+
+
+def test_a_run_that_finds_the_lock_in_the_store_held_is_no_failure(hooked: Hooked) -> None:
+    """That one is looked at when hook_before has run, so hook_after undoes what that did."""
+    hooked.workspace.run("backup")
+    hooked.turns()
+    with contextlib.closing(FolderStore(str(hooked.workspace.store))) as store:
+        hold = store.hold("blobark/web1/lock", Holder("another machine's", "web1", command="save"))
+        hooked.workspace.run("backup", expect=5)
+        hold.release()
+    assert hooked.turns() == ["before", "after"]
+    assert hooked.told("after")["exit_code"] == 5
     assert [line["exit_code"] for line in hooked.logged()] == [0, 5]
 
 

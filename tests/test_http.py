@@ -240,6 +240,14 @@ def test_a_connection_that_ends_with_its_answer(answer: bytes) -> None:
             assert server.connections == number
 
 
+def test_a_connection_that_ends_with_what_is_poured() -> None:
+    answer = b"HTTP/1.1 206 x\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok"
+    with answering(answer, then_close=True) as (server, http):
+        for number in range(1, 4):
+            assert http.ask("GET", "/", "", b"", Poured(2, lambda _: None)).is_poured
+            assert server.connections == number
+
+
 @pytest.mark.parametrize(
     ("method", "answer"),
     [

@@ -313,6 +313,21 @@ def test_an_unreadable_file_keeps_its_earlier_content(tmp_path: Path, source: Pa
     assert workspace.guids()["a"] == before
 
 
+def test_the_further_names_of_an_unreadable_file_come_back_with_its_earlier_content(
+    tmp_path: Path, source: Path
+) -> None:
+    os.link(source / "a", source / "link")
+    workspace = Powerless(tmp_path / "work", source)
+    workspace.backup()
+    (source / "a").chmod(0)
+    workspace.backup(expect=3)
+    (source / "a").chmod(0o644)
+    run = workspace.run("restore", expect=3)
+    assert [path for path, _ in run.result["failed"]] == ["a", "link"]
+    assert (workspace.restored / "link").samefile(workspace.restored / "a")
+    assert contents_of(workspace.restored)["link"] == b"content of a"
+
+
 RENAMES_MEANWHILE = """
 import os, sys
 from blobark.cli import main

@@ -9,13 +9,16 @@ import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from random import Random
+from urllib.parse import quote
+from urllib.request import Request, urlopen
 
 import pytest
 from azure.storage.blob import ContainerClient
 
 from blobark.blocks import Buffers, bits_for, cut, digest_of, least_bytes, most_bytes
 from tests import fault_proxy as faults
-from tests.fault_proxy import FaultProxy
+from tests.azurite_server import AzuriteServer
+from tests.fault_proxy import FaultProxy, Message
 from tests.runs import PATIENCE_S, Workspace, wait_until
 from tools.compare import differences
 
@@ -25,7 +28,7 @@ BLOCK, BLOCK_LIST = "comp=block&", "comp=blocklist"
 STAGED = "/web1_"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content() -> bytes:
     return Random(7).randbytes(SIZE)
 
@@ -104,6 +107,44 @@ def test_bits_keep_below_the_limit_and_are_inherited() -> None:
     assert bits_for(8 * tera, inherited=2) == bits_for(8 * tera)
 
 
+# Memory
+
+
+class CountingProxy(FaultProxy):
+    """Knows the most blocks that were on their way to the store at a time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.under_way = self.most = 0
+
+    def answered(self, request: Message) -> bytes:
+        if BLOCK in request.target:
+            with self._lock:
+                self.under_way += 1
+                self.most = max(self.most, self.under_way)
+        return b""
+
+    def altered(self, request: Message, reply: Message) -> Message:
+        if BLOCK in request.target:
+            with self._lock:
+                self.under_way -= 1
+        return reply
+
+
+@pytest.mark.parametrize(("max_memory", "most"), [("16MiB", 1), ("24MiB", 2)])
+def test_blocks_on_their_way_stay_within_the_memory_there_is(
+    in_folder: Workspace, azurite: AzuriteServer, azure_container: tuple[str, str], max_memory: str, most: int
+) -> None:
+    proxy = CountingProxy(azurite.port)
+    with proxy:
+        login = {"connection_string": proxy.rewire(azure_container[0]), "container_name": azure_container[1]}
+        in_folder.configure(store="azure", max_memory=max_memory, max_workers=8, **login)
+        in_folder.backup()
+        assert 0 < proxy.most <= most
+        in_folder.run("restore")
+    check_restored(in_folder)
+
+
 # Resume of a save
 
 
@@ -145,15 +186,24 @@ def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
     check_restored(workspace)
 
 
+@pytest.mark.parametrize("block_id", [b"short", b"\xff\xfe\xfd" * 4], ids=["short", "binary"])
 def test_blocks_of_another_kind_under_the_guid_lead_to_another_guid(
-    workspace: Workspace, container: ContainerClient, content: bytes
+    workspace: Workspace, azurite: AzuriteServer, container: ContainerClient, content: bytes, block_id: bytes
 ) -> None:
     workspace.run("index")
     key = workspace.guids()["large"]
-    container.get_blob_client(key).stage_block(base64.b64encode(b"short").decode(), b"strange")
+    stage_strange(azurite, container, key, block_id)
     assert workspace.run("save").result["complete"]
     assert workspace.guids()["large"] != key
     assert container.download_blob(workspace.guids()["large"]).readall() == content
+
+
+def stage_strange(azurite: AzuriteServer, container: ContainerClient, key: str, block_id: bytes) -> None:
+    """Stage a block as other programs do: its id may be any bytes, which the SDK does not let be."""
+    query = f"comp=block&blockid={quote(base64.b64encode(block_id))}&{azurite.sas(container.container_name, 'w')}"
+    address = f"{azurite.url}/{container.container_name}/{key}?{query}"
+    with urlopen(Request(address, b"strange", method="PUT"), timeout=PATIENCE_S) as answer:
+        assert answer.status == 201
 
 
 def test_blocks_that_are_gone_are_sent_again(
@@ -226,6 +276,21 @@ def test_nothing_is_copied_from_an_archived_blob(
     change(workspace.source / "large", changed)
     assert workspace.backup().result["sent_bytes"] == len(changed)
     assert container.download_blob(workspace.guids()["large"]).readall() == changed
+
+
+@pytest.mark.parametrize(("status", "code"), [(400, "Crc64Mismatch"), (500, "CannotVerifyCopySource")])
+def test_what_cannot_be_copied_is_sent(
+    workspace: Workspace, proxy: FaultProxy, content: bytes, status: int, code: str
+) -> None:
+    workspace.configure(max_workers=1)
+    workspace.backup()
+    change(workspace.source / "large", content + os.urandom(MIB))
+    proxy.reset_counts()
+    proxy.add(faults.answer(status, code, method="PUT", where=BLOCK))
+    assert workspace.backup().result["sent_bytes"] == SIZE + MIB
+    assert proxy.logged("PUT", BLOCK).count(0) == 1, "the service was asked again to copy"
+    workspace.run("restore")
+    check_restored(workspace)
 
 
 def test_delta_off_sends_all(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
@@ -439,3 +504,30 @@ def test_a_huge_sparse_file_costs_about_its_data(workspace: Workspace, proxy: Fa
         assert file.read() == data[:MIB]
     proxy.reset_counts()
     assert workspace.run("restore").result["kept"] == 1
+
+
+def test_a_part_of_another_version_leaves_nothing_in_holes(in_folder: Workspace, content: bytes) -> None:
+    with (in_folder.source / "large").open("wb") as file:
+        file.write(content[: 12 * MIB])
+        file.truncate(SIZE)
+    in_folder.backup()
+    in_folder.restored.mkdir()
+    (in_folder.restored / f".blobark-{part_tag(b'large')}.part").write_bytes(content)
+    in_folder.run("restore")
+    check_restored(in_folder)
+    assert (in_folder.restored / "large").stat().st_blocks * 512 <= 13 * MIB
+
+
+def test_a_part_of_a_sparse_file_is_gone_on_with(workspace: Workspace, proxy: FaultProxy, content: bytes) -> None:
+    with (workspace.source / "large").open("wb") as file:
+        for start in (0, 100 * MIB):
+            file.seek(start)
+            file.write(content[: 12 * MIB])
+        file.truncate(200 * MIB)
+    workspace.backup()
+    workspace.run("restore")
+    (workspace.restored / "large").rename(workspace.restored / f".blobark-{part_tag(b'large')}.part")
+    proxy.reset_counts()
+    workspace.run("restore")
+    check_restored(workspace)
+    assert proxy.bytes_out["GET"] < MIB

@@ -32,7 +32,7 @@ def text_of(size: int, seed: int) -> bytes:
     return Random(seed).randbytes(size // 2).hex().encode()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def content() -> bytes:
     return text_of(SIZE, 7)
 
@@ -61,7 +61,7 @@ def the_blob(container: ContainerClient) -> bytes:
     return container.download_blob(name).readall()
 
 
-@pytest.mark.parametrize("compression", ["zstd", "zstd:9", "none"])
+@pytest.mark.parametrize("compression", ["zstd", "zstd:1", "none"])
 def test_a_killed_save_goes_on_with_the_blocks_that_are_missing(
     workspace: Workspace, proxy: FaultProxy, container: ContainerClient, content: bytes, compression: str
 ) -> None:
@@ -99,7 +99,7 @@ def test_versions_of_different_compression_cite_each_other(in_folder: Workspace,
     in_folder.configure(delta="extents")
     in_folder.backup()
     versions = [content]
-    for number, compression in enumerate(("none", "zstd:9", "none")):
+    for number, compression in enumerate(("none", "zstd:1", "none")):
         place = (10 * number + 5) * MIB
         versions.append(versions[-1][:place] + text_of(MIB, number) + versions[-1][place:])
         (in_folder.source / "large").write_bytes(versions[-1])
@@ -131,9 +131,9 @@ def test_an_interrupted_restore_goes_on_with_its_part(workspace: Workspace, prox
     workspace.backup()
     count = len(blocks_of([content], 2))
     proxy.reset_counts()
-    proxy.add(faults.hang(method="GET", where="/web1_", skip=4, times=2))
+    proxy.add(faults.hang(method="GET", where="/web1_", skip=4))
     with workspace.started("restore") as process:
-        wait_until(lambda: len(proxy.logged("GET", "/web1_")) >= 6, process)
+        wait_until(lambda: len(proxy.logged("GET", "/web1_")) >= 5, process)  # the one that hangs
         wait_until(lambda: blocks_in(workspace.restored, content) >= 3, process)
         process.kill()
     there = blocks_in(workspace.restored, content)
@@ -146,7 +146,7 @@ def test_an_interrupted_restore_goes_on_with_its_part(workspace: Workspace, prox
 def test_without_its_list_of_blocks_it_comes_back_as_a_stream(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
-    (source / "large").write_bytes(text_of(330 * MIB, 3))
+    (source / "large").write_bytes(text_of(10 * MIB, 3) * 33)
     workspace = Workspace(tmp_path / "work", source, server="web1", compression="zstd:1")
     workspace.backup()
     [extent] = items(workspace.store)["large"]["extents"]

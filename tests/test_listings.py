@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.manifests import read_manifest
+from blobark.scratch import Differences
+from tests.manifests import read_header, read_manifest
 from tests.runs import Workspace
 from tests.trees import write
 
-FILES = 12_000
+FILES = 3_200
 """More than fit in one segment, so that paths are looked for in several."""
 
 
@@ -44,9 +45,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace.backup()
     (source / "report.odt").write_text("second, longer")
     (source / "07" / "new").write_text("new")
-    (source / "39" / "file-11999").unlink()
+    (source / "39" / "file-03199").unlink()
     workspace.backup()
-    (source / "report.odt").rename(source / "12" / "renamed.odt")
+    (source / "report.odt").rename(source / "05" / "renamed.odt")
     (source / "00" / "file-00000").chmod(0o600)
     workspace.backup()
     workspace.backup()
@@ -68,16 +69,16 @@ def test_ls(workspace: Workspace) -> None:
     everything = listed(workspace, "ls", "1")
     assert len(everything) == len(read_manifest(workspace.store, 1))
     assert [row["path"] for row in everything][:2] == [str(workspace.source), f"{workspace.source}/00"]
-    below = listed(workspace, "ls", "latest", f"{workspace.source}/12")
+    below = listed(workspace, "ls", "latest", f"{workspace.source}/05")
     assert len(below) == 1 + FILES // 40 + 1
-    assert below[-1]["path"] == f"{workspace.source}/12/renamed.odt"
-    assert listed(workspace, "ls", "latest", "12/renamed.odt")[0]["size"] == len("second, longer")
+    assert below[-1]["path"] == f"{workspace.source}/05/renamed.odt"
+    assert listed(workspace, "ls", "latest", "05/renamed.odt")[0]["size"] == len("second, longer")
     assert listed(workspace, "ls", "3", "link")[0]["link"] == "report.odt"
     assert lines(workspace, "ls", "1", "link")[0].startswith("lrwx")
     assert listed(workspace, "ls", "1", "07/")[0]["kind"] == "dir"
 
 
-@pytest.mark.parametrize("number", range(0, FILES, 1500))
+@pytest.mark.parametrize("number", range(0, FILES, 430))
 def test_every_path_is_found(workspace: Workspace, number: int) -> None:
     path = f"{workspace.source}/{number % 40:02}/file-{number:05}"
     assert [row["path"] for row in listed(workspace, "ls", "2", path)] == [path]
@@ -94,11 +95,11 @@ def test_find(workspace: Workspace) -> None:
     rows = listed(workspace, "find", "*.odt")
     source = str(workspace.source)
     assert [(row["path"], row["snapshots"], row["size"]) for row in rows] == [
-        (f"{source}/12/renamed.odt", "3-4", len("second, longer")),
+        (f"{source}/05/renamed.odt", "3-4", len("second, longer")),
         (f"{source}/report.odt", "1", len("first")),
         (f"{source}/report.odt", "2", len("second, longer")),
     ]
-    assert [row["snapshots"] for row in listed(workspace, "find", "*/39/file-11999")] == ["1"]
+    assert [row["snapshots"] for row in listed(workspace, "find", "*/39/file-03199")] == ["1"]
     assert len(listed(workspace, "find", "file-0000?")) == 11  # one of them twice: before and after its chmod
     assert listed(workspace, "find", "nowhere") == []
 
@@ -108,18 +109,18 @@ def test_diff(workspace: Workspace) -> None:
     rows = listed(workspace, "diff", "1", "2")
     assert [(row["change"], row["path"]) for row in rows if row["change"] != "U"] == [
         ("+", f"{source}/07/new"),
-        ("-", f"{source}/39/file-11999"),
+        ("-", f"{source}/39/file-03199"),
         ("M", f"{source}/report.odt"),
     ]
     found = workspace.run("diff", "2").result
     assert [(row["change"], row["path"], row["path_before"]) for row in found["items"]] == [
         ("U", f"{source}/00/file-00000", ""),
-        ("R", f"{source}/12/renamed.odt", f"{source}/report.odt"),
+        ("R", f"{source}/05/renamed.odt", f"{source}/report.odt"),
     ]
     assert (found["renamed"], found["metadata"], found["new"], found["gone"], found["after"]) == (1, 1, 0, 0, 4)
     legend, *shown, title, numbers, changes = lines(workspace, "diff", "2", "3")
     assert legend.startswith("+ new   - gone   R renamed")
-    assert shown == [f"U {source}/00/file-00000", f"R {source}/report.odt -> {source}/12/renamed.odt"]
+    assert shown == [f"U {source}/00/file-00000", f"R {source}/report.odt -> {source}/05/renamed.odt"]
     assert re.fullmatch(r"diff: [\d.]+ s", title)
     assert numbers.split() == ["snapshots", "2", "and", "3", "of", "web1"]
     assert changes.split(maxsplit=1) == ["changes", "1 renamed, 1 with other metadata"]
@@ -136,24 +137,40 @@ def test_a_diff_reads_no_segment_that_both_have(workspace: Workspace, tmp_path: 
     ours, theirs = ({segment["digest"] for segment in header["segments"]} for header in headers)
     assert ours & theirs
     for digest in ours & theirs:
-        (copy.store / "blobark" / "web1" / "segments" / f"{digest}.blob").unlink()
+        (stored,) = (copy.store / "blobark" / "web1" / "segments").glob(f"{digest}*")
+        stored.unlink()
     assert len(listed(copy, "diff", "2", "3")) == 2
 
 
 def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
-    """Names of one content, of which some stay, some go and some come, and what only has the same bytes."""
+    """Names of one content, of which some stay, go and come; the same bytes again; names that cross; no content."""
     source = tmp_path / "source"
     for name in ("a", "b"):
         write(source / name, "equal")
+    write(source / "c", "third")
+    write(source / "d", "fourth")
+    (source / "gone").symlink_to("a")
     workspace = Workspace(tmp_path / "work", source, server="web1", dedupe=True)
     workspace.backup()
-    (source / "a").rename(source / "x")
+    (source / "gone").unlink()
+    (source / "new").symlink_to("x")
+    for old, new in (("a", "x"), ("c", "w2"), ("d", "w1")):
+        (source / old).rename(source / new)
     write(source / "y", "equal")
     write(source / "z", "another")
     workspace.backup()
     rows = listed(workspace, "diff", "1", "2")
     marks = [(row["change"], row["path_before"], row["path"]) for row in rows if row["path"] != str(source)]
-    assert marks == [("R", f"{source}/a", f"{source}/x"), ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
+    renamed = [("R", f"{source}/{old}", f"{source}/{new}") for old, new in (("d", "w1"), ("c", "w2"), ("a", "x"))]
+    assert marks[:2] == [("-", "", f"{source}/gone"), ("+", "", f"{source}/new")]
+    assert marks[2:] == [*renamed, ("+", "", f"{source}/y"), ("+", "", f"{source}/z")]
+
+
+def test_names_with_one_guid_are_paired_in_order() -> None:
+    with Differences.open() as found:
+        for mark, name in zip("--+++", (b"a", b"b", b"x", b"y", b"z"), strict=True):
+            found.add(mark, "guid", name)
+        assert list(found.paired()) == [(b"x", b"a"), (b"y", b"b"), (b"z", None)]
 
 
 def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> None:
@@ -163,25 +180,30 @@ def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> Non
         os.link(source / "a", source / name)
     workspace = Workspace(tmp_path / "work", source)
     workspace.backup()
-    (source / "a").write_bytes(b"two two")
+    (source / "a").write_bytes(b"two")
+    workspace.backup()
+    status = (source / "a").stat()
+    (source / "a").write_bytes(b"three")
+    os.utime(source / "a", ns=(status.st_atime_ns, status.st_mtime_ns))
     workspace.backup()
     (source / "a").unlink()
     workspace.backup()
     seen = [(row["size"], row["snapshots"]) for row in listed(workspace, "history", f"{source}/b")]
-    assert sorted(seen) == [(3, "1"), (7, "2-3")]
+    assert sorted(seen) == [(3, "1"), (3, "2"), (5, "3-4")]
 
     def changes(*numbers: str) -> dict[str, str]:
         return {Path(row["path"]).name: row["change"] for row in listed(workspace, "diff", *numbers)}
 
-    assert {"a": "M", "b": "M", "c": "M"}.items() <= changes("1", "2").items()
-    assert {"b": "U", "c": "U"}.items() <= changes("2", "3").items()
+    for numbers in (("1", "2"), ("2", "3")):  # another time, and another size
+        assert {"a": "M", "b": "M", "c": "M"}.items() <= changes(*numbers).items()
+    assert {"b": "U", "c": "U"}.items() <= changes("3", "4").items()
 
 
 def test_history_follows_a_rename(workspace: Workspace) -> None:
-    rows = listed(workspace, "history", "12/renamed.odt")
+    rows = listed(workspace, "history", "05/renamed.odt")
     source = str(workspace.source)
     assert [(row["path"], row["snapshots"], row["size"]) for row in rows] == [
-        (f"{source}/12/renamed.odt", "3-4", len("second, longer")),
+        (f"{source}/05/renamed.odt", "3-4", len("second, longer")),
         (f"{source}/report.odt", "2", len("second, longer")),
         (f"{source}/report.odt", "1", len("first")),
     ]
@@ -195,7 +217,7 @@ def test_the_map_of_a_snapshot(workspace: Workspace, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "map.json").read_bytes()) == json.loads(workspace.map.read_bytes())
     workspace.run("map", "1", "--out", str(tmp_path / "old.json"))
     old = json.loads((tmp_path / "old.json").read_bytes())
-    assert f"{workspace.source}/39/file-11999" in old.values()
+    assert f"{workspace.source}/39/file-03199" in old.values()
     assert "cannot be written" in workspace.run("map", "--out", "/proc/nothing/map", expect=4).stderr
 
 
@@ -217,6 +239,17 @@ def test_a_damaged_snapshot_is_named(workspace: Workspace, tmp_path: Path) -> No
     assert run.result["failed"][0][0] == "snapshot 2"
     assert "snapshot 2 of web1 is damaged" in run.stderr
     assert [row["snapshots"] for row in listed(copy, "find", "report.odt", expect=3)] == ["1"]
+
+
+def test_a_listing_that_breaks_off_is_json_all_the_same(workspace: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    last = read_header(copy.store, 1)["segments"][-1]["digest"]
+    copy.store.joinpath("blobark", "web1", "segments", f"{last}.blob").unlink()
+    run = copy.run("ls", "1", expect=4)
+    assert len(run.result["items"]) > FILES // 2
+    assert f"segment {last} is missing" in run.result["error"]
+    assert (run.result["command"], run.result["exit_code"]) == ("ls", 4)
 
 
 def test_names_cannot_write_to_the_terminal(tmp_path: Path) -> None:

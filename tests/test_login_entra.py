@@ -181,6 +181,23 @@ def test_a_token_is_renewed_before_it_ends(
     assert number > 4
 
 
+@pytest.mark.parametrize("means", ["service_principal", "managed_identity"])
+def test_a_token_serves_to_its_end_where_none_is_given_any_more(
+    entra: EntraServer, monkeypatch: pytest.MonkeyPatch, means: str
+) -> None:
+    for name, value in getattr(entra, means)().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(entra, "life_s", 6)
+    tokens = Tokens()
+    token = tokens.fresh()
+    monkeypatch.setattr(entra, "answer", lambda *_: (400, {"error": "temporarily_unavailable"}))
+    while time.time() < token.expires_on - 1:
+        assert tokens.fresh() == token
+    with pytest.raises(StoreDenied, match=r"Entra ID gives no token|ManagedIdentityCredential gives no token any more"):
+        all(iter(tokens.fresh, None))
+    tokens.close()
+
+
 class TestTokens:
     """What goes wrong, and what does not leave."""
 

@@ -19,7 +19,7 @@ import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 
 from tests.forge import Forge
-from tests.runs import Run, Workspace
+from tests.runs import OneProcess, Run
 
 SOURCE = "/srv/application"
 SERVER = "WEB_01"
@@ -80,7 +80,7 @@ class OldServer:
 
     def __init__(self, folder: Path, old: Old) -> None:
         self.old = old
-        self.workspace = Workspace(folder / "work", Path(SOURCE), **old.settings())
+        self.workspace = OneProcess(folder / "work", Path(SOURCE), **old.settings())
         self.restored = self.workspace.restored
         self.map: dict[str, str] = {}
 
@@ -255,7 +255,7 @@ def test_what_blobs_carry_themselves_is_restored_too(tmp_path: Path, azure_conta
     (source / "file").write_bytes(b"mine")
     (source / "file").chmod(0o640)
     os.utime(source / "file", ns=(1, 1_000_000_000_123_456_789))
-    workspace = Workspace(tmp_path / "work", source, **OldContainer(*azure_container).settings())
+    workspace = OneProcess(tmp_path / "work", source, **OldContainer(*azure_container).settings())
     workspace.backup()
     container = OldContainer(*azure_container).client
     for name in [blob.name for blob in container.list_blobs("blobark/")]:
@@ -340,7 +340,7 @@ def test_a_placeholder_of_another_tool_is_a_directory(tmp_path: Path, azure_cont
     old.client.upload_blob(guids[1], b"", metadata={"hdi_isfolder": "false"})
     old.client.upload_blob(guids[2], b"text", metadata={"hdi_isfolder": "true"})
     places = ["folder", "empty", "text"]
-    workspace = Workspace(tmp_path / "work", Path(SOURCE), **old.settings())
+    workspace = OneProcess(tmp_path / "work", Path(SOURCE), **old.settings())
     saved = tmp_path / "saved.json"
     saved.write_text(json.dumps({guid: f"{SOURCE}/{place}" for guid, place in zip(guids, places, strict=True)}))
     done = workspace.run("restore", "--map", str(saved)).result

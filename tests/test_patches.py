@@ -18,7 +18,7 @@ from tests.damage import flipped, machine_at
 from tests.manifests import read_header, read_manifest
 from tests.pruned import Machine, age
 from tests.runs import REPOSITORY
-from tests.trees import write
+from tests.trees import small_tree, write
 from tools.compare import differences
 
 FILES = 1800
@@ -83,13 +83,36 @@ def test_changes_far_apart_send_little_of_the_manifest(machine: Machine, source:
 
 def test_a_segment_is_whole_again_when_much_of_it_has_changed(machine: Machine, source: Path) -> None:
     machine.backup()
-    change(source, "a little")
+    change(source, "a thirtieth", step=30)
     machine.backup()
-    change(source, "much", step=3)
+    assert len(bases(machine)) == len(refs(machine)) - 1
+    change(source, "a tenth", step=10)
     run = machine.backup().result
     assert bases(machine) == set()
     assert run["segments_sent"] == len(refs(machine)) - 1  # the root's own
     check_restores(machine)
+
+
+def test_small_segments_are_whole(tmp_path: Path) -> None:
+    source = small_tree(tmp_path / "source", *map(str, range(80)))
+    machine = Machine(tmp_path / "machine", source)
+    machine.backup()
+    write(source / "7", b"another content")
+    machine.backup()
+    assert bases(machine) == set()
+
+
+def test_a_patch_that_is_listed_for_deletion_is_not_taken(machine: Machine, source: Path) -> None:
+    for skipped in ([], ["some-00007"], []):
+        machine.configure(skip_files=skipped)
+        machine.backup()
+    (patch,) = (ref for ref in refs(machine, 2) if "base" in ref)
+    machine.run("forget", "2", "--yes")
+    machine.configure(skip_files=["some-00007"])
+    machine.backup()
+    assert [ref for ref in refs(machine) if ref["digest"] == patch["digest"]] == [
+        {name: value for name, value in patch.items() if name != "base"}
+    ]
 
 
 def test_names_that_come_and_go_move_no_other_segment(machine: Machine, source: Path) -> None:
@@ -156,7 +179,9 @@ def test_damage_is_found_and_repaired(
     machine.damage(victim, None if lost else flipped(sound, len(sound) // 2))
     found = machine.run("verify", expect=7)
     assert found.result["damaged"] == 1
-    assert {row["blob"] for row in found.result["items"]} == {victim}
+    assert {(row["blob"], row["snapshots"]) for row in found.result["items"]} == {
+        (victim, "1-2" if what == "base" else "2")
+    }
     machine.run("repair", "--yes", expect=None)
     assert machine.blob(victim) == sound
     machine.run("verify")

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from blobark.cli import main
 from tests.pruned import (
     Killed,
     Machine,
@@ -26,6 +25,7 @@ from tests.pruned import (
     check_whole,
     lists,
     numbers,
+    run_here,
     unnamed,
     watching,
 )
@@ -126,10 +126,6 @@ def scene(request: pytest.FixtureRequest, template: tuple[str, Machine, Trees]) 
     return Scene(machine, trees, list(SETTINGS).index(name), STRIDE)
 
 
-def run_here(machine: Machine, command: str, *options: str) -> int:
-    return main(["--config", str(machine.config), "--quiet", *options], command=command)
-
-
 def prune_fully(machine: Machine) -> None:
     """Let a prune on another machine do all it ever would: list, and delete when the day is over."""
     machine.run("prune", "--yes")
@@ -141,7 +137,7 @@ def settled(machine: Machine, trees: Trees) -> None:
     """Whatever has happened: the next runs leave what the last snapshot needs, and it is the tree."""
     for _ in range(3):  # what was deleted and then stored again has to be listed again
         age(machine.store, 8)
-        machine.run("prune", "--yes")
+        assert run_here(machine, "prune", "--yes") == 0
     assert (numbers(machine.store)[-1:], unnamed(machine.store), lists(machine.store)) == (
         numbers(machine.store),
         set(),
@@ -225,7 +221,7 @@ def test_a_save_at_every_moment_of_a_prune(
 ) -> None:
     def act(machine: Machine, other: Machine, at: int) -> bool:
         if phase == "delete":
-            other.run("prune", "--yes")
+            assert run_here(other, "prune", "--yes") == 0
             age(machine.store, 1.1)
 
         def before(number: int) -> None:
@@ -236,10 +232,10 @@ def test_a_save_at_every_moment_of_a_prune(
             assert run_here(other, "prune", "--yes") == 0
         check_whole(machine.store)
         age(machine.store, 1.1)
-        other.run("prune", "--yes")
+        assert run_here(other, "prune", "--yes") == 0
         check_restores(machine, scene.trees)
         if scene.every(4, at):
-            machine.run("save")
+            assert run_here(machine, "save") == 0
             settled(machine, scene.trees)
         return stores[0].requests > at
 
@@ -252,7 +248,7 @@ def test_a_prune_that_is_killed_before_each_request(
 ) -> None:
     def act(machine: Machine, _other: Machine, at: int) -> bool:
         if phase == "delete":
-            machine.run("prune", "--yes")
+            assert run_here(machine, "prune", "--yes") == 0
             age(machine.store, 1.1)
 
         def before(number: int) -> None:
@@ -266,7 +262,7 @@ def test_a_prune_that_is_killed_before_each_request(
             except Killed:
                 was_killed = True
         check_restores(machine, scene.trees)
-        machine.run("save")
+        assert run_here(machine, "save") == 0
         settled(machine, scene.trees)
         return was_killed
 

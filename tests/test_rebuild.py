@@ -155,8 +155,10 @@ def of_large(workspace: Workspace) -> dict[str, bytes]:
 
 
 def test_versions_that_cite_earlier_blobs_come_back(workspace: Workspace, versions: dict[str, bytes]) -> None:
+    plan = workspace.run("rebuild", "--dry-run").result
     done = workspace.run("rebuild", expect=3).result
     assert (done["older"], done["lost"], len(done["failed"])) == (2, 0, 1)
+    assert [plan[name] for name in ("older", "files", "file_bytes")] == [2, 3, done["file_bytes"]]
     first, second, third = versions
     assert of_large(workspace) == {
         "large": versions[third],

@@ -197,7 +197,7 @@ def test_runs_lie_side_by_side_on_one_scale(opened: Opener) -> None:
 
 
 def test_a_long_run_stays_small(opened: Opener) -> None:
-    page = opened(*(document(20_000) for _ in range(3)))
+    page = opened(*(document(5_000) for _ in range(3)))
     assert page.evaluate("Math.max(...data.runs.map((run) => run.t_s.length))") <= 1000
     assert page.evaluate("data.runs[0].charts.files.lines[0][2][500]") == 100
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import calendar
+import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -104,6 +105,36 @@ def test_it_keeps_what_the_model_keeps(rows: list[tuple[int, bool, frozenset[str
     assert [judgement.number for judgement in judged] == [c.number for c in candidates]
     assert {judgement.number for judgement in judged if judgement.keep} == model(candidates, keep)
     assert all(judgement.reasons for judgement in judged)
+
+
+@pytest.mark.parametrize(
+    ("rule", "days", "stay"),
+    [
+        ("monthly", [(2023, 1, 15), (2024, 1, 15), (2024, 2, 1)], [1, 2, 3]),
+        ("monthly", [(2023, 1, 1), (2023, 1, 15), (2023, 2, 1)], [2, 3]),
+        ("weekly", [(2023, 1, 15), (2024, 1, 10), (2024, 2, 1)], [1, 2, 3]),
+        ("weekly", [(2024, 12, 30), (2025, 1, 2), (2025, 1, 8)], [2, 3]),
+    ],
+)
+def test_months_and_weeks_are_those_of_a_year(rule: str, days: list[tuple[int, int, int]], stay: list[int]) -> None:
+    """A month is its year's; a week is one, also where it begins in the year before (ISO)."""
+    candidates = [Candidate(number, ns(datetime(*day, tzinfo=UTC)), True) for number, day in enumerate(days, 1)]
+    assert kept(candidates, **{rule: 3}) == stay
+
+
+def test_days_are_those_of_utc(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = [
+        datetime(2024, 1, 1, 20, tzinfo=UTC),
+        datetime(2024, 1, 2, 2, tzinfo=UTC),
+        datetime(2024, 1, 3, tzinfo=UTC),
+    ]
+    candidates = [Candidate(number, ns(moment), True) for number, moment in enumerate(times, 1)]
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "JST-9")
+        time.tzset()
+        stay = kept(candidates, daily=3)
+    time.tzset()
+    assert stay == [1, 2, 3]
 
 
 @given(SNAPSHOTS, RULES)

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from azure.storage.blob import ContainerClient
 
-from blobark.doctor import NEEDS
+from blobark.doctor import NEEDS, USUAL
 from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
-from tests.runs import REPOSITORY, Run, Workspace
+from tests.runs import REPOSITORY, OneProcess, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
 
@@ -29,16 +29,18 @@ LETTERS = {
     "save": "rwl",
     "backup": "rwl",
     "restore": "rl",
+    "restore --rehydrate": "rwl",
     "status": "rl",
     "tag": "rcl",
     "prune": "rcld",
     "forget": "rcld",
     "verify": "rl",
     "repair": "rwl",
+    "rebuild": "rwl",
+    "drill": "rcl",
     "doctor": "rwl",
 }
-USUAL = tuple(name for name in NEEDS if name != "prune")
-RIGHTS = {"r": "read", "l": "list", "w": "write"}
+RIGHTS = {"r": "read", "l": "list", "w": "write", "d": "delete"}
 ALL = "racwdl"
 
 
@@ -55,7 +57,8 @@ def workspace_with(
     azurite: AzuriteServer, container: ContainerClient, folder: Path, source: Path, rights: str
 ) -> Workspace:
     """A machine that logs in with a SAS of these rights, in the environment."""
-    workspace = Workspace(folder, source, store="azure", endpoint=azurite.url, container_name=container.container_name)
+    settings = {"store": "azure", "endpoint": azurite.url, "container_name": container.container_name}
+    workspace = OneProcess(folder, source, **settings)
     allow(workspace, azurite, container, rights)
     return workspace
 
@@ -204,14 +207,52 @@ def test_repair(azurite: AzuriteServer, container: ContainerClient, tmp_path: Pa
         assert run.result["mended"] == 2
 
 
+@pytest.mark.parametrize("rights", ["rwl", "rl", "rcl"])
+def test_restore_from_the_archive(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str
+) -> None:
+    before = workspace_with(azurite, container, tmp_path / "before", source, ALL)
+    before.run("backup")
+    container.get_blob_client(before.guids()["small"]).set_standard_blob_tier("Archive")
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    command, *options = "restore --rehydrate".split()
+    run = workspace.run(command, *options, "high", expect=0 if rights == LETTERS["restore --rehydrate"] else 4)
+    if run.code:
+        check_refused(run)
+        assert list(workspace.restored.iterdir()) == []
+    else:
+        assert differences(str(source), str(workspace.restored)) == []
+
+
+@pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
+def test_rebuild(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
+    (name,) = [name for name in names_in(container) if "/snapshots/" in name]
+    container.delete_blob(name)
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("rebuild", expect=3 if rights == LETTERS["rebuild"] else 4)
+    assert (name in names_in(container)) == (run.code == 3)
+    if run.code == 4:
+        check_refused(run)
+
+
+@pytest.mark.parametrize("rights", ["rcl", "rl", "cl", "rc"])
+def test_drill(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
+    workspace_with(azurite, container, tmp_path / "before", source, ALL).run("backup")
+    workspace = workspace_with(azurite, container, tmp_path / "new", source, rights)
+    run = workspace.run("drill", "--full", expect=0 if {"r", "l"} <= set(rights) else 4)
+    assert any("/drills/" in name for name in names_in(container)) == (rights == LETTERS["drill"])
+    if run.code:
+        check_refused(run)
+
+
 @pytest.mark.parametrize("rights", ["rwl", "wl", "rl", "rw", "rcl"])
 def test_doctor(azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, rights: str) -> None:
     workspace = workspace_with(azurite, container, tmp_path, source, rights)
     run = workspace.run("doctor", expect=0 if rights == LETTERS["doctor"] else 4)
     has = {name for letter, name in RIGHTS.items() if letter in rights}
     has |= {"create"} if set(rights) & set("cw") else set()
-    lacks = {name: [right for right in needs if right not in has] for name, needs in NEEDS.items()}
-    assert run.result["missing"] == {name: lacks[name] for name in USUAL}
+    assert run.result["missing"] == {name: [right for right in NEEDS[name] if right not in has] for name in USUAL}
     allowed = {check["what"] for check in run.result["checks"] if check["ok"]}
     assert allowed == has | {"reach"}
     assert bool(run.result["advice"]) == bool(run.code)
@@ -287,7 +328,23 @@ def test_the_doctor_names_a_missing_container_and_a_wrong_key(
     assert "d3Jvbmcga2V5" not in run.stderr + json.dumps(run.result)
 
 
+@pytest.mark.parametrize("command", NEEDS)
+def test_the_doctor_knows_each_command_of_the_table(
+    azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path, command: str
+) -> None:
+    workspace = workspace_with(azurite, container, tmp_path, source, LETTERS[command])
+    assert workspace.run("doctor", "--for", command).result["missing"] == {command: []}
+    for letter in LETTERS[command]:
+        if "c" in LETTERS[command] or letter != "w":  # without it nothing can be made either
+            allow(workspace, azurite, container, LETTERS[command].replace(letter, ""))
+            for name in names_in(container):  # for Azurite, not Azure, `c` is too little where there is a blob
+                container.delete_blob(name)
+            lacks = "create" if letter == "c" else RIGHTS[letter]
+            assert workspace.run("doctor", "--for", command, expect=4).result["missing"] == {command: [lacks]}
+
+
 def test_the_table_in_the_documentation_is_this_one() -> None:
+    assert {*NEEDS, "restore --rehydrate", "doctor"} == {*LETTERS}
     text = (REPOSITORY / "docs" / "operations.md").read_text()
     commands = "|".join(LETTERS)
     rows = re.findall(rf"^\| `({commands})` \|.*\| `([a-z]+)` \| ", text, re.MULTILINE)

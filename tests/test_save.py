@@ -192,6 +192,25 @@ def test_the_last_link_of_a_group_is_not_lost_with_the_first(workspace: Workspac
     assert contents_of(workspace.restored).get("second") == b"linked" or "second" in run.failed(workspace)
 
 
+def test_the_other_links_of_a_group_do_not_stay_behind_with_the_first(workspace: Workspace, source: Path) -> None:
+    """Of the first there is what the snapshot before had; that is another version than theirs."""
+    for name in ("second", "third"):
+        os.link(source / "a", source / name)
+    workspace.backup()
+    write(source / "second", "changed, and longer")
+    workspace.run("index")
+    (source / "a").unlink()
+    run = workspace.run("save", expect=3)
+    assert list(run.failed(workspace)) == ["a"]
+    run = workspace.run("restore", expect=3)
+    assert [path for path, _ in run.result["failed"]] == ["a"]
+    restored = contents_of(workspace.restored)
+    assert (restored["a"], restored["second"], restored["third"]) == (b"content of a", *[b"changed, and longer"] * 2)
+    assert (workspace.restored / "second").samefile(workspace.restored / "third")
+    entries = items(workspace.store)
+    assert ("hardlink_to" in entries["second"], entries["third"]["hardlink_to"]) == (False, "second")
+
+
 def test_a_root_that_is_gone_stops_the_save(workspace: Workspace, source: Path) -> None:
     workspace.run("index")
     source.rename(source.with_name("elsewhere"))

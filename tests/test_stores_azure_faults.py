@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +28,17 @@ from blobark.stores.azure import AzureStore
 from blobark.stores.retry import Retrying
 from tests import fault_proxy as faults
 from tests.azure_calls import BLOCK, CALLS, calls_of, fill, open_through, retrying
-from tests.azurite_server import WRONG_KEY
-from tests.fault_proxy import Fault, FaultProxy
+from tests.azurite_server import WRONG_KEY, AzuriteServer
+from tests.fault_proxy import Fault, FaultProxy, Message
 from tests.in_blocks import InBlocks
+
+
+class DroppingProxy(FaultProxy):
+    """Leaves the length out of the head of each answer, as proxies do that compress."""
+
+    def altered(self, request: Message, reply: Message) -> Message:
+        reply.head = re.sub(rb"\r\nContent-Length:[^\r]*", b"", reply.head, flags=re.IGNORECASE)
+        return reply
 
 
 class TestFaultsOnTheLine:
@@ -165,6 +174,13 @@ class TestFaultsOnTheLine:
     def test_a_list_page_that_is_damaged(self, proxy: FaultProxy, store: AzureStore) -> None:
         proxy.add(faults.cut_answer(where="comp=list"))
         assert [blob.key for blob in retrying(store).list("")] == ["there", "there/"]
+
+    def test_a_head_without_the_length(self, azurite: AzuriteServer, azure_container: tuple[str, str]) -> None:
+        with DroppingProxy(azurite.port) as proxy:
+            store = open_through(proxy, azure_container)
+            with pytest.raises(Retryable, match="the answer is damaged"):
+                store.stat("there")
+            store.close()
 
     def test_a_slow_server_is_waited_for(self, proxy: FaultProxy, azure_container: tuple[str, str]) -> None:
         store = open_through(proxy, azure_container, read_timeout_s=2.0)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from azure.storage.blob import ContainerClient
+from azure.storage.blob import BlobLeaseClient, ContainerClient
 
 from blobark.errors import BlobExists, StoreDenied
 from blobark.stores.azure import AzureStore
@@ -18,7 +18,6 @@ from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.in_blocks import InBlocks
 from tests.runs import Workspace, wait_until
-from tests.short_lock import ShortLock
 from tests.tier_proxy import WormProxy
 from tools.compare import differences
 
@@ -40,7 +39,7 @@ def workspace(tmp_path: Path, proxy: WormProxy, azure_container: tuple[str, str]
     for number in range(8):
         (source / f"small-{number}").write_text(f"content of {number}")
     (source / "large").write_bytes(os.urandom(LARGE_BYTES))
-    return ShortLock.on_azure(tmp_path / "work", source, proxy.rewire(text), name, skip_path=["skipped"])
+    return Workspace.on_azure(tmp_path / "work", source, proxy.rewire(text), name, skip_path=["skipped"])
 
 
 def refused(proxy: WormProxy) -> list[str]:
@@ -80,10 +79,11 @@ def test_a_save_that_was_killed_goes_on(workspace: Workspace, proxy: WormProxy, 
     assert {blob.name for blob in container.list_blobs("web1_")} == set(workspace.guids().values())
     first.send_signal(signal.SIGKILL)
     first.wait()
-    # What it had stored is all that is left: the draft is as the index made it, and nothing tells whose the lock was.
+    # What it had stored is all that is left: the draft is as the index made it, and its lock has run out.
     shutil.rmtree(workspace.state)
+    BlobLeaseClient(container.get_blob_client("blobark/web1/lock")).break_lease(lease_break_period=0)
     proxy.refused.clear()
-    saved = workspace.run("backup", "--wait").result["save"]
+    saved = workspace.run("backup").result["save"]
     assert (saved["complete"], saved["failed"]) == (True, [])
     workspace.run("restore")
     for name in ("large", "small-3"):

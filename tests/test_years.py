@@ -18,10 +18,21 @@ from typing import Any
 
 import pytest
 
-from blobark.cli import main
 from blobark.retention import Candidate, Keep
 from tests.manifests import read_header
-from tests.pruned import DAY_S, Killed, Machine, age, check_same, check_whole, lists, numbers, unnamed, watching
+from tests.pruned import (
+    DAY_S,
+    Killed,
+    Machine,
+    age,
+    check_same,
+    check_whole,
+    lists,
+    numbers,
+    run_here,
+    unnamed,
+    watching,
+)
 from tests.test_retention import model
 from tests.trees import write
 from tools.compare import Facts, facts_of
@@ -78,11 +89,6 @@ class Years:
                 case _:
                     write(place, self._text())
 
-    def here(self, machine: Machine, *command: str) -> int:
-        """Run a command in this process."""
-        name, *options = command
-        return main(["--config", str(machine.config), "--quiet", *options], command=name)
-
     def maybe_killed(self, machine: Machine, *command: str) -> None:
         """Run a command; kill it before some request, if the dice say so."""
         last = self.dice.randrange(40) if self.dice.randrange(8) == 0 else 1 << 30
@@ -93,7 +99,7 @@ class Years:
 
         try:
             with watching(self._monkeypatch, before):
-                assert self.here(machine, *command) in (0, 3)
+                assert run_here(machine, *command) in (0, 3)
         except Killed:
             self.killed += 1
 
@@ -104,12 +110,12 @@ class Years:
         if self.dice.randrange(12):
             self.maybe_killed(self.machine, "backup")
         else:
-            self.here(self.machine, "index")
+            run_here(self.machine, "index")
             away = self.dice.choice(self._files())
             elsewhere = self.machine.folder / "away"
             folder = os.stat(away.parent)
             away.rename(elsewhere)
-            assert self.here(self.machine, "save") in (0, 3)
+            assert run_here(self.machine, "save") in (0, 3)
             elsewhere.rename(away)
             os.utime(away.parent, ns=(folder.st_atime_ns, folder.st_mtime_ns))
             missing = os.fsencode(away.relative_to(self.machine.source))
@@ -131,7 +137,7 @@ class Years:
             facts, missing = self.trees[number]
             complete = read_header(machine.store, number)["complete"]
             assert complete or missing
-            assert self.here(machine, "restore", "--snapshot", str(number)) == (0 if complete else 3)
+            assert run_here(machine, "restore", "--snapshot", str(number)) == (0 if complete else 3)
             restored = facts_of(str(machine.restored))
             if not complete:
                 facts = {path: fact for path, fact in facts.items() if path != missing}
@@ -171,10 +177,10 @@ def test_daily_backups_and_prunes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert years.unread > days // 36
     assert years.killed > days // 36
     for _ in range(3):
-        assert years.here(machine, "prune", "--yes") == 0
+        assert run_here(machine, "prune", "--yes") == 0
         age(machine.store, 8)
     assert set(numbers(machine.store)) == years.stays()
     assert len(numbers(machine.store)) >= 10
     years.check()
-    assert years.here(machine, "prune", "--yes") == 0
+    assert run_here(machine, "prune", "--yes") == 0
     assert (unnamed(machine.store), lists(machine.store)) == (set(), [])

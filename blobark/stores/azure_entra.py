@@ -79,7 +79,11 @@ class Tokens:
             return token
         with self._lock:
             if self._token is None or time.time() >= self._renew_at_s:
-                self._token = self._ask()
+                try:
+                    self._token = self._ask()
+                except BlobarkError:  # the one at hand is good yet, and Entra ID may be back before its end
+                    if self._token is None or time.time() >= self._token.expires_on:
+                        raise
                 now_s, end_s = time.time(), self._token.expires_on
                 self._renew_at_s = end_s - min(MARGIN_S, (end_s - now_s) / 2)
             return self._token
@@ -124,6 +128,8 @@ class Tokens:
         except (AzureError, ValueError) as error:
             failed = _translate(error)
         # Raised where nothing is caught: what was caught may hold a secret, and must not be chained.
+        if self.means:
+            raise failed or StoreDenied(f"{self.means} gives no token any more", _ADVICE)
         raise failed or StoreDenied("there is nothing to log in to Entra ID with", _NOTHING)
 
 

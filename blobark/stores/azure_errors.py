@@ -27,7 +27,7 @@ from blobark.errors import (
     Throttled,
 )
 from blobark.stores.azure_account import Account
-from blobark.stores.azure_rest import Refused
+from blobark.stores.azure_rest import CANNOT_COPY, Refused
 from blobark.stores.http import NoAnswer, Trouble
 
 _NO_ANSWER: dict[Trouble, str] = {
@@ -85,6 +85,7 @@ _LOCKED = {
 }
 _LOST = {"InvalidBlobOrBlock", "InvalidBlockList"}
 _UNREADABLE = {
+    CANNOT_COPY: "the service cannot read it where it is, or finds other bytes there",
     "BlobArchived": "it is in the archive tier: rehydrate it first",
     "BlobBeingRehydrated": "it is on its way out of the archive tier: come back later",
     "InvalidBlobType": "it is no block blob",
@@ -120,6 +121,8 @@ def _decide(failure: Failure, what: str, account: Account, creating: bool) -> Bl
         return Throttled(said, retry_after_s=failure.retry_after_s)
     if status == 507:
         return StoreFull(said)
+    if code in _UNREADABLE or status == 416:
+        return ContentError(f"{said}: {_UNREADABLE.get(code, _UNREADABLE['InvalidRange'])}")
     if status >= 500 or status < 400:
         return Retryable(said, retry_after_s=failure.retry_after_s)
     if code in _EXISTS or (creating and (code in _EXISTS_WHEN_CREATING or (not code and status in (409, 412)))):
@@ -130,8 +133,6 @@ def _decide(failure: Failure, what: str, account: Account, creating: bool) -> Bl
         return _denied(said, code, account)
     if code in _LOCKED:
         return StoreLocked(f"{said}: {_LOCKED[code]}")
-    if code in _UNREADABLE or status == 416:
-        return ContentError(f"{said}: {_UNREADABLE.get(code, _UNREADABLE['InvalidRange'])}")
     if status == 404 or code in _LOST:
         return BlocksLost(f"{said}: its blocks are gone") if code in _LOST else BlobNotFound(f"{what} is not there")
     return StoreUnusable(f"{said}: the service does not accept this request")

@@ -52,12 +52,12 @@ def archived_in(page: bytes) -> tuple[list[BlobInfo], str]:
 
 
 def uncommitted_in(answer: bytes) -> list[str]:
-    """Return the ids of the blocks that were staged and are part of no blob."""
+    """Return the ids of the blocks that were staged and are part of no blob, a character a byte: they may be any."""
     if b"</BlockList>" not in answer:
         raise ValueError("a list of blocks without its end")
     found = _UNCOMMITTED.search(answer)
     ids = _BLOCK_ID.findall(found[1] or b"") if found else []
-    return [base64.b64decode(_text(block_id), validate=True).decode() for block_id in ids]
+    return [base64.b64decode(_text(block_id), validate=True).decode("latin-1") for block_id in ids]
 
 
 def _parts(page: bytes) -> tuple[bytes, str]:

@@ -26,6 +26,8 @@ from blobark.stores.http import Answer, Http, NoAnswer, Poured
 NAMES_IN_A_PAGE = 5000
 SAS_LASTS_NS = 2 * 3600 * 10**9
 API_VERSION = "2021-12-02"
+CANNOT_COPY = "CannotVerifyCopySource"
+"""The service's word for a block that it cannot take over from where it is said to be."""
 
 _NOTHING: Mapping[str, str] = {}
 
@@ -74,13 +76,12 @@ class Rest:
     def stat(self, key: str) -> BlobInfo:
         """Return what the service knows of a blob."""
         answer = self._send("HEAD", key)
-        return BlobInfo(
-            key,
-            int(answer.header(b"content-length")),
-            base64.b64decode(answer.header(b"content-md5")).hex(),
-            answer.headers(b"x-ms-meta-"),
-            answer.header(b"etag"),
-        )
+        try:
+            size_bytes = int(answer.header(b"content-length"))
+            md5 = base64.b64decode(answer.header(b"content-md5")).hex()
+        except ValueError:
+            raise NoAnswer("damaged") from None
+        return BlobInfo(key, size_bytes, md5, answer.headers(b"x-ms-meta-"), answer.header(b"etag"))
 
     def get(self, key: str, span: str, version: str) -> Data:
         """Return a blob, or the bytes of a range ("3-" or "3-7", the last one included; "" for all of it).
@@ -129,7 +130,13 @@ class Rest:
         else:
             url += f"?{self._sas()}"
         headers["x-ms-copy-source"] = url
-        self._send("PUT", key, {"comp": "block", "blockid": _b64(block_id.encode())}, headers, hoped=201)
+        try:
+            self._send("PUT", key, {"comp": "block", "blockid": _b64(block_id.encode())}, headers, hoped=201)
+        except Refused as error:
+            if error.code != "Crc64Mismatch":
+                raise
+            # Not of what came over a line: what lies there is damaged, and will be the next time.
+            raise Refused(error.status, CANNOT_COPY, "") from None
 
     def uncommitted(self, key: str) -> list[str]:
         """Return the ids of the blocks that were staged and are part of no blob."""

@@ -305,7 +305,7 @@ def _receive(
         return answer, keep and not rest
     if length := answer.header(b"content-length"):
         size = int(length)
-        if not 0 <= len(rest) <= size:
+        if len(rest) > size:
             raise ValueError
         if poured is not None and (status, size) == (206, poured.size_bytes):
             _pour(connection, rest, poured, stages)
