@@ -209,6 +209,7 @@ def _ping_url(text: str, _base: Path) -> Secret:
     try:
         url = urlsplit(text)
         is_good = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0 and not url.fragment
+        is_good = is_good and "@" not in url.netloc  # nobody would be asked with that name and password
     except ValueError:
         is_good = False
     if text and (not is_good or re.search(r"[^\x21-\x7e]", text)):

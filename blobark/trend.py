@@ -102,7 +102,11 @@ def earlier(context: Context, store: Store, server: str) -> list[Earlier]:
         for key in keys:
             name = key.removeprefix(prefix(server))
             if name not in found:
-                found[name] = evidence.decode(bytes(store.read(key)), key)
+                data = bytes(store.read(key))
+                try:
+                    found[name] = evidence.decode(data, key)
+                except ConfigError as error:
+                    context.reporter.warn(f"warning: {error.message}")
     except BlobarkError as error:
         context.reporter.warn(f"warning: not all earlier drills could be read: {error.message}")
     rows = []

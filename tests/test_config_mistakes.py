@@ -87,6 +87,7 @@ MISTAKES = {
     "ping_url: https:///y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
     "ping_url: hc-ping.com/x": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
     "ping_url: 'https://x/y z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
+    "ping_url: https://me:word@x/y": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
     "ping_url: 'https://x:y/z'": "1: ping_url: expected an address such as https://hc-ping.com/<uuid>",
     "metrics_interval: 10ms": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '10ms'",
     "metrics_interval: 2m": "1: metrics_interval: expected a time from 0.1s to 1m, such as 1s, got '2m'",

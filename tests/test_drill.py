@@ -255,7 +255,10 @@ def test_earlier_drills_come_from_the_store_when_the_state_is_lost(workspace: Wo
         workspace.run("drill", "--full")
     for file in (workspace.state / "drills").iterdir():
         file.unlink()
-    assert len(workspace.run("drill", "--full", "--slowdown", "100000%").result["earlier"]) == 3
+    (workspace.store / "blobark" / "web1" / "drills" / "0.blob").write_bytes(b"no evidence")
+    run = workspace.run("drill", "--full", "--slowdown", "100000%")
+    assert len(run.result["earlier"]) == 3
+    assert run.stderr == "warning: blobark/web1/drills/0 is no evidence of a drill, or is cut short\n"
 
 
 def test_the_trend_of_months_is_shown(workspace: Workspace) -> None:
