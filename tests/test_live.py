@@ -194,6 +194,7 @@ def test_a_small_window_gets_what_there_is_room_for(workspace: Workspace, column
 
 
 def test_a_window_that_changes_its_size_has_one_view(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=10)
     with Terminal(workspace.command("restore"), columns=120, rows=30) as terminal:
         terminal.until(lambda: is_drawn(terminal))
         for columns in (79, 50, 100):

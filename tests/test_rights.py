@@ -425,7 +425,7 @@ def test_a_key_that_is_revoked_while_other_requests_hang(
         small_tree(source, *(f"{number:02}" for number in range(60)))
     workspace = workspace_with(azurite, container, tmp_path / "work", source, ALL)
     through(proxy, workspace, azurite)
-    workspace.configure(max_workers=8, max_memory="256MiB" if kind == "processes" else "16MiB")
+    workspace.configure(max_workers=8, max_memory="256MiB" if kind == "processes" else "100MiB")
     workspace.run("index")
     if command == "restore":
         workspace.run("save")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import signal
 import stat
 from pathlib import Path
@@ -49,16 +50,23 @@ def test_every_setting_is_tried_as_often_and_the_knee_is_one(workspace: Workspac
     assert not workspace.metrics.exists()
 
 
-def test_what_took_long_enough_gets_a_line_and_what_was_too_short_none(workspace: Workspace) -> None:
+def test_what_took_long_enough_gets_a_line(workspace: Workspace) -> None:
+    workspace.configure(max_requests_per_s=10)
+    options = ("--workers", "2", "--repeat", "1", "--out", str(workspace.folder / "out.html"))
+    result = workspace.run("sweep", *options).result
+    assert (result["knee"], result["line"]) == ("2", "max_workers: 2")
+
+
+def test_what_is_too_little_to_tell_gets_no_line(workspace: Workspace) -> None:
+    shutil.rmtree(workspace.source / "below")
+    (workspace.source / "below").mkdir()
+    workspace.backup("--allow-shrink", str(workspace.source))
     out = workspace.folder / "out.html"
     options = ("--workers", "2", "--repeat", "1", "--out", str(out))
     result = workspace.run("sweep", *options).result
     assert (result["knee"], result["line"]) == ("", "")
     assert TOO_SHORT in out.read_text()
     assert f"nothing: {TOO_SHORT}" in workspace.execute("sweep", *options).stdout.decode()
-    workspace.configure(max_requests_per_s=10)
-    result = workspace.run("sweep", *options).result
-    assert (result["knee"], result["line"]) == ("2", "max_workers: 2")
 
 
 def test_packs_frames_and_equal_files_are_swept_too(workspace: Workspace) -> None:

@@ -46,12 +46,14 @@ class _Listing:
 
     def flat(self) -> Iterator[tuple[str, str]]:
         """Yield key and path of the blobs in the 256 folders, in order."""
-        after = ""
-        while keys := self._next_flat(after):
+        keys = self._next_flat("")
+        while keys:
             yield from ((key, path_of(key)) for key in keys)
             if len(keys) < self._names_at_once:
                 return
             after = keys[-1]
+            keys.clear()  # so that they are not held beside the next
+            keys = self._next_flat(after)
 
     def _next_flat(self, after: str) -> list[str]:
         """Return the first `names_at_once` keys above `after`, in order; holds no more than twice as many."""
