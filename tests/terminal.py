@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -90,9 +91,17 @@ class Terminal:
         os.write(self.ours, keys)
 
     def resize(self, columns: int, rows: int) -> None:
-        """Give the window another size, as a person does with the mouse."""
+        """Give the window another size, as a person does with the mouse.
+
+        The command is held meanwhile: what it had drawn for the old size, and the screen had not got, would wrap.
+        """
+        os.kill(self.process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self.process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        while self._take(0):
+            pass
         self.screen.resize(rows, columns)
         self._resize(columns, rows)
+        os.kill(self.process.pid, signal.SIGCONT)
 
     @property
     def lines(self) -> list[str]:
