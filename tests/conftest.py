@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ from tests.scene import Scene
 # A busy machine is no fault of the code; the time limit of a whole test is pytest-timeout's.
 settings.register_profile("blobark", deadline=None)
 settings.load_profile("blobark")
+
+# What a shell starts with `&`, or through nohup, ignores these, and so would every command that a test sends them to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
