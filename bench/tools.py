@@ -1,6 +1,6 @@
 """The tools that are compared: how each is found, and what it runs in each step.
 
-The steps are `save` (for Blobark `index` and `save only`, one after the other), `unchanged` (the same again) and
+The steps are `save` (for Blobark `blobark backup`, which is an index and a save), `unchanged` (the same again) and
 `restore`.
 """
 
@@ -60,8 +60,8 @@ class Blobark:
         self._workers = workers
         self._choices = choices or {}
         self.version = re.findall(r'__version__ = "(.+)"', (ROOT / "blobark/__init__.py").read_text())[0]
-        for script in SCRIPTS.values():  # so that no measured run is the first that compiles
-            ask([sys.executable, ROOT / script, "--help"])
+        # so that no measured run is the first that compiles
+        ask([sys.executable, "-m", "compileall", "-q", ROOT / "blobark", ROOT / "metrics"])
 
     def jobs(self, place: Place) -> Mapping[str, Job]:
         config = place.folder / "config.yaml"
@@ -70,12 +70,12 @@ class Blobark:
             return [sys.executable, ROOT / SCRIPTS[step], "--config", config]
 
         self._configure(place, config)
-        both = Job([script("index"), script("save")], folder=place.folder)
+        backup = Job([[sys.executable, "-m", "blobark", "backup", "--config", config]], folder=ROOT)
         return {
             "index": Job([script("index")], folder=place.folder),
             "save only": Job([script("save")], folder=place.folder),
-            "save": both,
-            "unchanged": both,
+            "save": backup,
+            "unchanged": backup,
             "restore": Job([script("restore")], folder=place.folder),
         }
 

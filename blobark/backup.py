@@ -146,7 +146,7 @@ def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> 
         server = "" if options.index.adopt else context.config.server or catalog.get("server")
         early = lock(server) if server else None
         with step(context.steps, "index") as indexing:
-            indexing.result = indexed = make_draft(context, catalog, options.index)
+            indexing.result = indexed = make_draft(context, catalog, options.index, is_saved_next=True)
         held = early or lock(catalog.get("server"))
         store = context.open_store(False)
         with step(context.steps, "save") as saving:

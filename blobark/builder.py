@@ -6,6 +6,7 @@ but for hard-link groups whose paths have not all been met.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -16,13 +17,15 @@ from msgspec.structs import replace
 from blobark import plan, source
 from blobark.catalog import DraftWriter
 from blobark.context import Context, full_path
+from blobark.errors import SourceError
 from blobark.guids import GuidSource
 from blobark.indexed import IndexResult
 from blobark.model import Entry, Root, display, text_or_b64
 from blobark.plan import Change, Reason
 from blobark.reread import Reader, reading_cost
-from blobark.source import SourceTree
-from blobark.walk import Found, WalkRoot, walk
+from blobark.scout import scouted
+from blobark.source import Particulars, SourceTree, Status
+from blobark.walk import Found, Walk, WalkRoot, walk, why_unreadable
 
 PROGRESS_EVERY = 1000
 
@@ -78,12 +81,9 @@ class DraftBuilder:
             self._stale_below = b""
             self._added = 0
             root = WalkRoot(configured.path, configured.name, config.own_paths_below(configured))
-            for found in walk(root, self._context.rules, one_file_system=config.one_file_system):
-                previous = self._advance(found.key)
-                self._take(found, previous)
-                if not self._added % PROGRESS_EVERY:
-                    self._context.check_stop()
-                    self._context.reporter.advance(PROGRESS_EVERY, 0)
+            found = walk(root, self._context.rules, one_file_system=config.one_file_system, since_ns=self._since_ns())
+            with contextlib.closing(SourceTree(configured.path)) as self._tree:
+                self._merge(scouted(found, self._context.check_stop))
             self._advance_to_end()
             self._result.roots.append(Root(*text_or_b64(configured.name), self._added))
         self._draft.finish()
@@ -91,7 +91,21 @@ class DraftBuilder:
             self._settle_renames()
             self._settle_doubts()
 
+    def _merge(self, items: Walk) -> None:
+        """Take the items of a root, each beside the entry that the run before had of it."""
+        with contextlib.closing(items):
+            for found in items:
+                self._take(found, self._advance(found.key))
+                if not self._added % PROGRESS_EVERY:
+                    self._context.check_stop()
+                    self._context.reporter.advance(PROGRESS_EVERY, 0)
+
     # The stream of the run before
+
+    def _since_ns(self) -> int:
+        """Return the ctime from which on an item of this root is not expected to stand; 0: none is."""
+        is_known = self._before is not None and self._before_key[0] == self._root
+        return self._trusted_before_ns if is_known and self._how != "digest" else 0
 
     def _advance(self, key: bytes) -> Entry | None:
         """Pass over what was before `key`, and return the entry that was there, if one was."""
@@ -154,11 +168,11 @@ class DraftBuilder:
             self._add(previous, found.path)
             return
         try:
-            entry = source.describe(found.path, self._root, found.parent, found.name, status)
+            entry = source.describe(found.path, self._root, status, self._more(found, status))
         except FileNotFoundError:
             return
         except OSError as error:
-            self._unreadable(found._replace(error=f"cannot be read ({error.strerror})"), previous)
+            self._unreadable(replace(found, error=why_unreadable(error)), previous)
             return
         if found.rule:
             self._skipped(entry, found, previous)
@@ -173,7 +187,11 @@ class DraftBuilder:
                 self._count("unchanged" if same else "changed", entry, plan.why_sent(entry, previous))
             self._add(entry, found.path)
 
-    def _stands(self, previous: Entry, status: os.stat_result) -> bool:
+    def _more(self, found: Found, status: Status) -> Particulars:
+        """Return what lstat has not told of an item. Raises `OSError`."""
+        return found.more or source.particulars(*self._tree.parent(found.path), status)
+
+    def _stands(self, previous: Entry, status: Status) -> bool:
         """Whether the entry can stand as it is; links of a group are looked at anew, the group may have changed."""
         return (
             plan.same_item(previous, status, self._trusted_before_ns)
@@ -182,7 +200,7 @@ class DraftBuilder:
             and self._how != "digest"
         )
 
-    def _file(self, entry: Entry, found: Found, status: os.stat_result, previous: Entry | None) -> None:
+    def _file(self, entry: Entry, found: Found, status: Status, previous: Entry | None) -> None:
         """Decide the content of a regular file."""
         if status.st_nlink > 1:
             entry = replace(entry, links=status.st_nlink)
@@ -197,7 +215,7 @@ class DraftBuilder:
                     self._draft.gone(previous)  # its content is its group's, which has another first path now
                 return
         if source.may_be_sparse(status):
-            entry = _with_ranges(entry, found)
+            entry = self._with_ranges(entry)
         if previous is None or previous.rule or previous.hardlink_to_any:
             self._count("new", entry, Reason.NEW)
             entry = replace(entry, guid=self._guids.next())
@@ -216,6 +234,17 @@ class DraftBuilder:
         sequence = self._add(entry, found.path)
         if change is Change.READ:
             self._draft.doubt(sequence, entry, previous)
+
+    def _with_ranges(self, entry: Entry) -> Entry:
+        """Find the holes of a file that has fewer blocks than its size needs; what cannot be opened is left to save."""
+        try:
+            descriptor = self._tree.open(entry.raw_path)
+        except SourceError:
+            return entry
+        try:
+            return replace(entry, ranges=source.data_ranges(descriptor, entry.size))
+        finally:
+            os.close(descriptor)
 
     def _skipped(self, entry: Entry, found: Found, previous: Entry | None) -> None:
         """Leave out a file; let a placeholder stand for a directory."""
@@ -241,12 +270,12 @@ class DraftBuilder:
         entry = previous or Entry(path=text, path_b64=b64, root=self._root)
         if found.stat is not None and stat.S_ISDIR(found.stat.st_mode):
             try:
-                entry = source.describe(found.path, self._root, found.parent, found.name, found.stat)
+                entry = source.describe(found.path, self._root, found.stat, self._more(found, found.stat))
             except OSError:
                 entry = previous or replace(entry, kind="dir")
         self._add(replace(entry, error=found.error, stale=previous is not None), found.path)
 
-    def _first_of_group(self, path: bytes, status: os.stat_result) -> bytes | None:
+    def _first_of_group(self, path: bytes, status: Status) -> bytes | None:
         """Return the first path of a file's hard-link group, None when this is it."""
         identity = (status.st_dev, status.st_ino)
         group = self._groups.pop(identity, None)
@@ -356,16 +385,3 @@ def renumbered(entries: Iterable[tuple[int, Entry]], numbers: dict[int, int]) ->
         number = numbers.get(entry.root)
         if number is not None:
             yield entry if number == entry.root else replace(entry, root=number)
-
-
-def _with_ranges(entry: Entry, found: Found) -> Entry:
-    """Find the holes of a file that has fewer blocks than its size needs; what cannot be opened is left to save."""
-    try:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(found.name, flags, dir_fd=found.parent)
-    except OSError:
-        return entry
-    try:
-        return replace(entry, ranges=source.data_ranges(descriptor, entry.size))
-    finally:
-        os.close(descriptor)

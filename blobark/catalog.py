@@ -1,7 +1,7 @@
 """The catalog: what this machine knows between runs, in one SQLite file. Nobody else speaks SQL.
 
 It holds a draft, which is the manifest that the next snapshot will be: sorted entries in segments (the same bytes
-as a snapshot's), and an overlay of single entries that are newer than their line in a segment. An entry's
+as a snapshot's), and an overlay of single entries that are newer than their line in a segment (overlay.py). An entry's
 `sequence` is its place in the draft: `position of its segment << 20 | place within it`.
 
     index    writes a new draft, in one transaction: a crash leaves the draft before it
@@ -26,14 +26,14 @@ from pathlib import Path
 
 import msgspec
 
-from blobark import journal
+from blobark import journal, overlay
 from blobark.errors import Fatal, SnapshotError
 from blobark.journal import Journal
 from blobark.model import Entry, SegmentRef, display
-from blobark.segments import SegmentWriter, decode_entry, encode_entry, plain_of, read_segment
+from blobark.overlay import POSITION_SHIFT, Overlay
+from blobark.segments import SegmentWriter, decode_entry, decode_lines, encode_entry, plain_of, plain_segment
 
-SCHEMA_VERSION = 5
-POSITION_SHIFT = 20
+SCHEMA_VERSION = 6
 FLUSH_ROWS = 1000
 _REBUILD = "delete state_dir: it is rebuilt from the newest snapshot"
 
@@ -42,12 +42,10 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE segment(name TEXT PRIMARY KEY, stored BLOB NOT NULL);
 CREATE TABLE newest(name TEXT PRIMARY KEY);
 CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
-CREATE TABLE overlay(sequence INTEGER PRIMARY KEY, line BLOB NOT NULL);
 """
 
 _TEMPORARY = """
 CREATE TEMP TABLE next_draft(position INTEGER PRIMARY KEY, ref BLOB, pending INTEGER, bytes INTEGER);
-CREATE TEMP TABLE next_overlay(sequence INTEGER PRIMARY KEY, line BLOB);
 CREATE TEMP TABLE doubt(sequence INTEGER PRIMARY KEY, line BLOB, previous BLOB);
 CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode INTEGER, line BLOB);
 CREATE TEMP TABLE gone(inode INTEGER, line BLOB);
@@ -72,7 +70,7 @@ class Catalog:
     def __init__(self, connection: sqlite3.Connection, *, keep: bool) -> None:
         self._db = connection
         self._keep = keep
-        self._overlay_rows: list[tuple[int, bytes]] = []
+        self._overlay = Overlay(connection, "overlay")
         self.journal = Journal(connection)
 
     @classmethod
@@ -159,45 +157,57 @@ class Catalog:
         """Return the segments of the draft, in order."""
         self._flush()
         rows = self._db.execute(
-            "SELECT position, ref, pending, bytes, EXISTS (SELECT 1 FROM overlay WHERE sequence >= position << 20 "
-            "AND sequence < (position + 1) << 20) FROM draft ORDER BY position"
+            "SELECT position, ref, pending, bytes, "
+            "EXISTS (SELECT 1 FROM overlay WHERE overlay.position = draft.position) FROM draft ORDER BY position"
         )
         return [DraftSegment(p, msgspec.json.decode(r, type=SegmentRef), n, b, bool(o)) for p, r, n, b, o in rows]
 
     def entries(self, segments: Iterable[DraftSegment] | None = None) -> Iterator[tuple[int, Entry]]:
         """Yield (sequence, entry) of the draft, or of some of its segments, in order, each as new as it is known."""
         for segment in self.draft() if segments is None else segments:
-            base = segment.position << POSITION_SHIFT
-            entries = self.read(segment.ref)
-            if segment.overlaid:
-                self._flush()
-                span = (base, (segment.position + 1) << POSITION_SHIFT)
-                query = "SELECT sequence, line FROM overlay WHERE sequence >= ? AND sequence < ?"
-                for sequence, line in self._db.execute(query, span):
-                    entries[sequence - base] = decode_entry(line)
-            yield from enumerate(entries, base)
+            entries = self._decoded(segment.ref, b"\n".join(self._lines(segment)))
+            yield from enumerate(entries, segment.position << POSITION_SHIFT)
+
+    def entries_with_lines(self, segment: DraftSegment) -> Iterator[tuple[Entry, bytes]]:
+        """Yield the entries of a segment of the draft, each as new as it is known, with their lines."""
+        lines = self._lines(segment)
+        return zip(self._decoded(segment.ref, b"\n".join(lines)), lines, strict=True)
+
+    def _lines(self, segment: DraftSegment) -> list[bytes]:
+        lines = self._plain(segment.ref).rstrip().split(b"\n")  # the end may be respelled
+        if segment.overlaid:
+            for place, line in self._overlay.lines(segment.position):
+                lines[place] = line
+        return lines
 
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment that the draft names. Raises `Fatal` when it is not there, or damaged."""
+        return self._decoded(ref, self._plain(ref))
+
+    def _plain(self, ref: SegmentRef) -> bytes:
         stored = self.segment(ref.digest)
         if stored is None:
             raise Fatal("the catalog has lost a segment", _REBUILD)
         try:
-            return read_segment(ref, stored)
+            return plain_segment(ref, stored)
         except SnapshotError as error:
-            raise Fatal(f"the catalog is damaged: {error.message}", _REBUILD) from None
+            raise _damaged(error) from None
 
-    def overlay(self, sequence: int, entry: Entry) -> None:
-        """Say what is now known of the entry at `sequence`; durable with the next `commit`."""
-        self._overlay_rows.append((sequence, encode_entry(entry)))
-        if len(self._overlay_rows) >= FLUSH_ROWS:
-            self._flush()
+    def _decoded(self, ref: SegmentRef, plain: bytes) -> list[Entry]:
+        try:
+            return decode_lines(plain, ref.digest)
+        except SnapshotError as error:
+            raise _damaged(error) from None
+
+    def overlay(self, sequence: int, entry: Entry, line: bytes = b"") -> None:
+        """Say what is now known of the entry at `sequence`; durable with the next `commit`. `line` is the entry's."""
+        self._overlay.add(sequence, line or encode_entry(entry))
 
     def adopt(self, refs: Iterable[SegmentRef], **values: str) -> None:
         """Make the segments of a published snapshot the draft, and commit. All it needs is in the catalog already."""
-        self._overlay_rows.clear()
+        self._overlay.clear()
         self.journal.clear()
-        for table in ("overlay", "draft", "newest"):
+        for table in ("draft", "newest"):
             self._db.execute(f"DELETE FROM {table}")
         for i, ref in enumerate(refs):
             self._db.execute("INSERT INTO draft VALUES (?, ?, 0, 0)", (i, msgspec.json.encode(ref)))
@@ -209,7 +219,7 @@ class Catalog:
 
     def new_draft(self) -> DraftWriter:
         """Start a draft; the one before stays until the new one's `commit`."""
-        return DraftWriter(self, self._db)
+        return DraftWriter(self, self._db, self._overlay)
 
     def forget_segments(self) -> None:
         """Drop the segments that neither the draft nor the newest snapshot needs."""
@@ -221,9 +231,7 @@ class Catalog:
         self._db.execute("DROP TABLE used")
 
     def _flush(self) -> None:
-        rows, self._overlay_rows = self._overlay_rows, []
-        if rows:
-            self._db.executemany("INSERT OR REPLACE INTO overlay VALUES (?, ?)", rows)
+        self._overlay.flush()
         self.journal.flush()
 
     # Maps made elsewhere
@@ -239,6 +247,10 @@ class Catalog:
             yield root, bytes(path), guid, bool(placeholder)
 
 
+def _damaged(error: SnapshotError) -> Fatal:
+    return Fatal(f"the catalog is damaged: {error.message}", _REBUILD)
+
+
 def stored_in(server: str, place: str) -> str:
     """Return what is remembered of where a server's snapshots are; `place` is a store's name."""
     return f"{server} {display(os.fsencode(place))}"
@@ -247,10 +259,13 @@ def stored_in(server: str, place: str) -> str:
 class DraftWriter:
     """A draft in the making. `add` takes the entries in ascending order; nothing is seen of it until `commit`."""
 
-    def __init__(self, catalog: Catalog, connection: sqlite3.Connection) -> None:
+    def __init__(self, catalog: Catalog, connection: sqlite3.Connection, overlay: Overlay) -> None:
         self._catalog = catalog
         self._db = connection
-        for table in ("next_draft", "next_overlay", "doubt", "fresh", "gone"):
+        self._overlay_before = overlay
+        self._overlay = Overlay(connection, "next_overlay")
+        self._overlay.clear()
+        for table in ("next_draft", "doubt", "fresh", "gone"):
             self._db.execute(f"DELETE FROM {table}")
         self._writer = SegmentWriter(self._keep)
         self._pending = 0
@@ -258,7 +273,7 @@ class DraftWriter:
         self.entries = 0
         """How many entries have been added."""
         self._position = 0
-        self._rows: dict[str, list[tuple[object, ...]]] = {"doubt": [], "fresh": [], "gone": [], "next_overlay": []}
+        self._rows: dict[str, list[tuple[object, ...]]] = {"doubt": [], "fresh": [], "gone": []}
 
     def add(self, entry: Entry, raw_path: bytes) -> int:
         """Append an entry and return its sequence."""
@@ -284,7 +299,7 @@ class DraftWriter:
 
     def overlay(self, sequence: int, entry: Entry) -> None:
         """Say what has become known of an entry since `add`."""
-        self._note("next_overlay", sequence, encode_entry(entry))
+        self._overlay.add(sequence, encode_entry(entry))
 
     def finish(self) -> None:
         """Close the last segment; `add` is not called any more, the other methods may be."""
@@ -311,9 +326,9 @@ class DraftWriter:
     def commit(self, **values: str) -> None:
         """Make this the draft, remember `values`, all at once."""
         self.finish()
-        for table, source in (("draft", "next_draft"), ("overlay", "next_overlay")):
-            self._db.execute(f"DELETE FROM {table}")
-            self._db.execute(f"INSERT INTO {table} SELECT * FROM {source}")
+        self._db.execute("DELETE FROM draft")
+        self._db.execute("INSERT INTO draft SELECT * FROM next_draft")
+        self._overlay_before.take_over(self._overlay)
         self._catalog.set(draft="index", **values)
         self._catalog.forget_segments()
         self._catalog.commit()
@@ -350,13 +365,13 @@ def _connect(path: Path, *, tries: int) -> sqlite3.Connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 connection.executescript(
-                    f"BEGIN; {_SCHEMA}{journal.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                    f"BEGIN; {_SCHEMA}{overlay.SCHEMA}{journal.SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
                 )
             elif version != SCHEMA_VERSION:
                 raise sqlite3.DatabaseError(f"schema version {version}")
             else:
                 connection.execute("SELECT count(*) FROM meta")
-            connection.executescript(_TEMPORARY + journal.TEMPORARY)
+            connection.executescript(_TEMPORARY + overlay.TEMPORARY + journal.TEMPORARY)
         except sqlite3.OperationalError:
             connection.close()
             raise

@@ -257,8 +257,9 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
     def open_store(create: bool) -> Retrying:
         from blobark.stores.open import open_store
 
-        if not stores:
-            stores.append(
+        if not stores or (create and is_remote):  # one that was only looked at is not made by that
+            stores.insert(
+                0,
                 open_store(
                     "azure" if config.store == "azure" else str(config.store),
                     login=config.login,
@@ -270,7 +271,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
                     stop=stop,
                     caller=engine.apart,
                     stages=engine.stages,
-                )
+                ),
             )
         return stores[0]
 

@@ -79,7 +79,9 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
         return result
 
 
-def make_draft(context: Context, catalog: Catalog, options: IndexOptions) -> IndexResult:
+def make_draft(
+    context: Context, catalog: Catalog, options: IndexOptions, *, is_saved_next: bool = False
+) -> IndexResult:
     """Index the source tree into an open catalog, which keeps nothing in a dry run."""
     return index.build(
         context,
@@ -88,6 +90,7 @@ def make_draft(context: Context, catalog: Catalog, options: IndexOptions) -> Ind
         allow_shrink=options.allow_shrink,
         adopt=options.adopt,
         dry_run=options.dry_run,
+        is_saved_next=is_saved_next,
     )
 
 

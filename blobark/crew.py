@@ -19,18 +19,27 @@ import os
 import selectors
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from blobark import errors
 from blobark.engine import Engine, grouped
-from blobark.errors import Fatal, Interrupted
-from blobark.member import RECEIVE_BYTES, Failure, HasEntry, Makers, Report, Server, frame, serve_and_exit, take_frame
+from blobark.errors import Interrupted
+from blobark.forks import death, has_one_thread, take_frame
+from blobark.member import (
+    RECEIVE_BYTES,
+    SAME,
+    HasEntry,
+    Makers,
+    Report,
+    Server,
+    frame,
+    serve_and_exit,
+)
 from blobark.model import Outcome
+from blobark.segments import decode_entry
 
 Job = TypeVar("Job", bound=HasEntry)
 
@@ -45,10 +54,6 @@ LEAST_MEMBER_BYTES = 64 * 1024 * 1024
 """What a member needs for the content that it has in flight."""
 FAREWELL_S = 3.0
 """Longer than a member's engine waits for threads that hang."""
-
-
-class Bug(Exception):
-    """A member met an error that nobody foresaw; the text is its traceback."""
 
 
 class Crew:
@@ -66,7 +71,7 @@ class Crew:
         """
         engine = self._engine
         wanted = min(os.cpu_count() or 1, engine.workers, engine.max_bytes // LEAST_MEMBER_BYTES, MOST_MEMBERS)
-        if wanted < 2 or not _has_one_thread():
+        if wanted < 2 or not has_one_thread():
             return
         gc.freeze()  # what is loaded stays: no member's collector writes to it, which would copy it
         workers, max_bytes = engine.workers // wanted, engine.max_bytes // wanted
@@ -205,7 +210,7 @@ class _Member(Generic[Job]):
             if descriptors:
                 socket.send_fds(self.socket, [b"\0"], descriptors)
         except OSError:
-            raise self._death() from None
+            raise death() from None
         self.socket.setblocking(False)
 
     def send_jobs(self, jobs: list[Job], costs: list[int]) -> None:
@@ -246,7 +251,7 @@ class _Member(Generic[Job]):
         except OSError:
             data = b""
         if not data:
-            raise self._death()
+            raise death()
         self._received += data
         while (body := take_frame(self._received)) is not None:
             report = self._decoder.decode(body)
@@ -255,13 +260,14 @@ class _Member(Generic[Job]):
                 job, cost, weight = self.jobs.pop(answer.number)
                 self.bytes -= cost
                 self._weight -= weight
-                entry = job.entry if answer.entry is None else answer.entry
+                line = b"" if answer.line == SAME else bytes(answer.line)
+                entry = decode_entry(line) if line else job.entry
                 how = answer.status, answer.bytes, answer.reason, answer.sent, answer.is_equal
-                yield job, Outcome(answer.sequence, entry, *how, answer.took_ns, answer.retries)
+                yield job, Outcome(answer.sequence, entry, *how, answer.took_ns, answer.retries, line)
             if not self.jobs:  # what still waits in its queue are words to its threads
                 self.counters["queued_batches"] = 0
             if report.failure is not None:
-                raise _raised(report.failure)
+                raise report.failure.raised()
 
     def signal(self, number: int) -> None:
         """Send it a signal, if it still lives."""
@@ -283,12 +289,6 @@ class _Member(Generic[Job]):
         except ChildProcessError:
             return True
 
-    def _death(self) -> Fatal:
-        return Fatal(
-            "one of the run's own processes has ended before its time",
-            "see the system's log (out of memory?) and run it again to go on where it stopped",
-        )
-
 
 def bundle_of(job: HasEntry) -> str:
     """Return what `Engine.run` needs to keep the jobs of a bundle together, too."""
@@ -304,15 +304,3 @@ def _fork() -> tuple[socket.socket, socket.socket, int]:
         ours.close()
         theirs.close()
         raise
-
-
-def _has_one_thread() -> bool:
-    try:
-        return len(os.listdir("/proc/self/task")) == 1
-    except OSError:
-        return threading.active_count() == 1
-
-
-def _raised(failure: Failure) -> Exception:
-    kind = getattr(errors, failure.error, None) if failure.error else None
-    return Bug(failure.message) if kind is None else kind(failure.message, failure.hint)

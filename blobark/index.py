@@ -37,9 +37,10 @@ def build(
     allow_shrink: frozenset[str] = frozenset(),
     adopt: str = "",
     dry_run: bool = False,
+    is_saved_next: bool = False,
 ) -> IndexResult:
     """Index the source tree into the catalog and write the map; with `dry_run`, which takes a catalog that does not
-    keep anything, write no map.
+    keep anything, write no map. Where a save comes next in the same run, writing the map is left to that.
 
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
@@ -69,6 +70,8 @@ def build(
         return result
     is_counted = catalog.get("unmapped") != ""  # state of earlier versions has no such number
     if is_outdated or not is_counted or before != _refs(catalog) or not owns_map(context, catalog):
+        if is_saved_next:
+            return result
         write_map(context, catalog)
     catalog.set(map_outdated="")
     catalog.commit()

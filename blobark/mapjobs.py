@@ -216,7 +216,7 @@ class _Drafter:
         try:
             parent, name = self._trees[root].parent(path)
             status = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            return source.describe(path, root, parent, name, status)
+            return source.describe(path, root, status, source.particulars(parent, name, status))
         except OSError as error:
             reason = f"cannot be read ({error.strerror})"
             self._fail(root, path, reason)

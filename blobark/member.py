@@ -13,9 +13,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import struct
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NoReturn, Protocol
@@ -23,13 +21,15 @@ from typing import Any, NoReturn, Protocol
 import msgspec
 
 from blobark.engine import Batch, Engine, Work
-from blobark.errors import BlobarkError
+from blobark.forks import LENGTH_BYTES, Failure, framed, length_of
 from blobark.model import Entry, Outcome, Sent, Status
 from blobark.orphans import end_with_parent
+from blobark.segments import encode_entry
 
 RECEIVE_BYTES = 256 * 1024
 
-_LENGTH = struct.Struct("<I")
+SAME = msgspec.Raw(b"null")
+"""In place of an entry that is the job's own."""
 
 
 class ParentGone(Exception):
@@ -58,20 +58,12 @@ _Numbered = tuple[int, int, Any]
 """A job with its number and its cost."""
 
 
-class Failure(msgspec.Struct, frozen=True):
-    """What stopped a member: the name of an error of ours with its texts, or the traceback of a bug."""
-
-    error: str
-    message: str
-    hint: str = ""
-
-
 class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How a job ended: an `Outcome`, by the number of its job; `entry` is None where it is the job's."""
+    """How a job ended: an `Outcome`, by the number of its job; `line`, its entry's, is null where that is the job's."""
 
     number: int
     sequence: int
-    entry: Entry | None
+    line: msgspec.Raw
     status: Status
     bytes: int
     reason: str
@@ -122,10 +114,8 @@ class Server:
                 self._task()
             except ParentGone:
                 raise
-            except BlobarkError as error:
-                failure = Failure(type(error).__name__, error.message, error.hint)
-            except Exception:  # noqa: BLE001 - the parent raises it again
-                failure = Failure("", traceback.format_exc())
+            except Exception as error:  # noqa: BLE001 - the parent raises it again
+                failure = Failure.of(error)
         self._send(Report([], self._counters(), failure))
 
     def _task(self) -> None:
@@ -162,7 +152,7 @@ class Server:
         return {**self._stores_counters(), "workers": engine.pace.workers, "queued_batches": engine.queue.qsize()}
 
     def _frame(self) -> bytes:
-        return self._exactly(_LENGTH.unpack(self._exactly(_LENGTH.size))[0])
+        return self._exactly(length_of(self._exactly(LENGTH_BYTES)))
 
     def _exactly(self, size: int) -> bytes:
         received = bytearray()
@@ -178,24 +168,11 @@ class Server:
 
 
 def _answer(number: int, job: HasEntry, outcome: Outcome) -> Answer:
-    entry = None if outcome.entry is job.entry else outcome.entry
+    line = SAME if outcome.entry is job.entry else msgspec.Raw(outcome.line or encode_entry(outcome.entry))
     how = outcome.status, outcome.bytes, outcome.reason, outcome.sent, outcome.is_equal
-    return Answer(number, outcome.sequence, entry, *how, outcome.took_ns, outcome.retries)
+    return Answer(number, outcome.sequence, line, *how, outcome.took_ns, outcome.retries)
 
 
 def frame(value: Any) -> bytes:
     """Return a value as a frame."""
-    body = msgspec.json.encode(value)
-    return _LENGTH.pack(len(body)) + body
-
-
-def take_frame(received: bytearray) -> bytes | None:
-    """Take one whole frame from the front of what was received, None when there is none yet."""
-    if len(received) < _LENGTH.size:
-        return None
-    end = _LENGTH.size + _LENGTH.unpack_from(received)[0]
-    if len(received) < end:
-        return None
-    body = bytes(received[_LENGTH.size : end])
-    del received[:end]
-    return body
+    return framed(msgspec.json.encode(value))

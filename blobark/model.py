@@ -302,6 +302,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     """How long a thread worked on it, or waited for the store; of a bundle each item has the same share."""
     retries: int = 0
     """Calls of the store that this thread has repeated for it; of a bundle the first item has them all."""
+    line: builtins.bytes = b""
+    """The entry as it is stored, where somebody has made that already."""
 
     def tell(self, took_ns: int, retries: int) -> None:
         """Say what it cost, which is known to who called whoever made it."""

@@ -25,7 +25,7 @@ from blobark.content import md5_of, read_extent
 from blobark.errors import BlobExists, BlobNotFound, ContentError, ItemError
 from blobark.manifest import is_extent
 from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
-from blobark.segments import compress, decode_entry, encode_entry
+from blobark.segments import compress, decode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
 from blobark.tarheader import TAR_BLOCK_BYTES, header_of
 from metrics.stages import DECODE, Stages
@@ -87,8 +87,8 @@ class PackWriter:
         self._end_frame()
         return list(self._extents)
 
-    def finish(self, root_names: Sequence[bytes], entries: Sequence[Entry], *, md5: bool) -> Sent:
-        """Append the index, which has these entries, and make it a blob; `md5` asks for its MD5.
+    def finish(self, root_names: Sequence[bytes], entries: Sequence[bytes], *, md5: bool) -> Sent:
+        """Append the index, which has these entries' lines, and make it a blob; `md5` asks for its MD5.
 
         Raises:
             Taken: there is another blob under the key.
@@ -96,7 +96,7 @@ class PackWriter:
         """
         self._end_frame()
         roots = tuple(Root(*text_or_b64(name)) for name in root_names)
-        lines = [msgspec.json.encode(PackIndex(1, roots)), *map(encode_entry, entries)]
+        lines = [msgspec.json.encode(PackIndex(1, roots)), *entries]
         index = compress(b"\n".join(lines) + b"\n")
         self._member(header_of(INDEX_NAME.encode(), Entry(mode=0o600), len(index)), index)
         self._frame.append(_END)

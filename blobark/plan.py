@@ -8,7 +8,7 @@ import stat
 from typing import Literal, NamedTuple
 
 from blobark.model import Entry
-from blobark.source import KINDS
+from blobark.source import KINDS, Stat
 
 ChangeDetection = Literal["strict", "no-inode", "mtime", "digest"]
 
@@ -53,7 +53,7 @@ class Verdict(NamedTuple):
 UNCHANGED = Verdict(Change.KEEP, Reason.UNCHANGED)
 
 
-def compare(previous: Entry, status: os.stat_result, how: ChangeDetection, trusted_before_ns: int) -> Verdict:
+def compare(previous: Entry, status: Stat, how: ChangeDetection, trusted_before_ns: int) -> Verdict:
     """Decide what becomes of a regular file's content, from its entry of the last run and its lstat of now.
 
     A ctime at or after `trusted_before_ns` (two seconds before the last walk began) may hide a change that was made
@@ -69,7 +69,7 @@ def compare(previous: Entry, status: os.stat_result, how: ChangeDetection, trust
     return Verdict(Change.READ, reason) if reason else UNCHANGED
 
 
-def _doubt(previous: Entry, status: os.stat_result, how: ChangeDetection, trusted_before_ns: int) -> Reason | None:
+def _doubt(previous: Entry, status: Stat, how: ChangeDetection, trusted_before_ns: int) -> Reason | None:
     """Return why metadata alone cannot tell that a file of unchanged size is unchanged, None when it can."""
     if how == "digest":
         return Reason.ASKED_TO_READ
@@ -109,7 +109,7 @@ def compare_renamed(gone: Entry, found: Entry, how: ChangeDetection) -> Verdict:
     return Verdict(Change.KEEP, Reason.RENAMED)
 
 
-def same_item(previous: Entry, status: os.stat_result, trusted_before_ns: int) -> bool:
+def same_item(previous: Entry, status: Stat, trusted_before_ns: int) -> bool:
     """Whether lstat says that nothing at all has changed, so that the entry can stand as it is."""
     return (
         previous.ctime_ns == status.st_ctime_ns < trusted_before_ns

@@ -130,9 +130,9 @@ def _new_segments(
         if writer.at_cut and not segment.overlaid and (shared := patches.shared(segment.ref.digest)) is not None:
             refs.append(shared)
             continue
-        for _, entry in catalog.entries([segment]):
+        for entry, line in catalog.entries_with_lines(segment):
             if not (entry.rule and entry.kind == "file"):
-                writer.add(_publishable(entry), entry.raw_path)
+                writer.add(_publishable(entry), entry.raw_path, line)
         yield from finished
         finished.clear()
     writer.finish()

@@ -343,7 +343,7 @@ class Saver:
     def _take(self, outcome: Outcome, reason: str = "") -> None:
         """Fold one outcome into the catalog, the journal and the result."""
         result, entry = self.result, outcome.entry
-        self._catalog.overlay(outcome.sequence, entry)
+        self._catalog.overlay(outcome.sequence, entry, outcome.line)
         if entry.extents is not None and not self._is_map_outdated:
             self._is_map_outdated = True
             self._catalog.set(map_outdated="1")

@@ -119,10 +119,10 @@ class SegmentWriter:
         """The place that the next entry takes within its segment."""
         return len(self._lines)
 
-    def add(self, entry: Entry, raw_path: bytes) -> None:
-        """Append an entry; `raw_path` is its `raw_path`, which the caller has at hand."""
+    def add(self, entry: Entry, raw_path: bytes, line: bytes = b"") -> None:
+        """Append an entry; `raw_path` is its `raw_path`, which the caller has at hand, and perhaps its line."""
         lines = self._lines
-        line = encode_entry(entry)
+        line = line or encode_entry(entry)
         lines.append(line)
         self._bytes += len(line)
         self._counts.add(entry)
@@ -157,8 +157,8 @@ def plain_of(name: str, stored: bytes, base: bytes = b"") -> bytes:
     return plain if blake3(plain).hexdigest() == name.partition("-")[0] else b""
 
 
-def read_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entry]:
-    """Return the entries of a segment; of one that is stored as a patch with the plain text of its base.
+def plain_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> bytes:
+    """Return the plain text of a segment; of one that is stored as a patch with the plain text of its base.
 
     Raises:
         SnapshotError: the bytes are not what `ref` names: damaged, cut short, or another segment.
@@ -171,10 +171,22 @@ def read_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entr
         raise SnapshotError(f"segment {shown} is damaged", "restore an earlier snapshot with --snapshot N")
     if plain.count(b"\n") != ref.entries or ref.entries > MAX_ENTRIES:
         raise SnapshotError(f"segment {shown} holds other entries than its header says")
+    return plain
+
+
+def decode_lines(plain: bytes, name: str) -> list[Entry]:
+    """Return the entries of some lines, those of the segment `name`. Raises `SnapshotError`."""
     try:
-        entries = _decoder.decode_lines(plain)
+        return _decoder.decode_lines(plain)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        shown = display(name.encode())
         raise SnapshotError(f"segment {shown} holds an entry that cannot be read") from None
+
+
+def read_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entry]:
+    """Return the entries of a segment, as `plain_segment` its text. Raises `SnapshotError`."""
+    shown = display(ref.digest.encode())
+    entries = decode_lines(plain_segment(ref, stored, base), ref.digest)
     counts = Counts()
     for entry in entries:
         counts.add(entry)

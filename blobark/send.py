@@ -27,6 +27,7 @@ from blobark.errors import BlocksLost, ItemError, SourceError
 from blobark.guids import blob_name
 from blobark.model import Entry, Outcome, Sent, Status
 from blobark.packs import PackWriter, Taken
+from blobark.segments import encode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
 from blobark.upload import Uploader, memory_cost
 from metrics.stages import DECODE, READ
@@ -199,13 +200,14 @@ class Sender:
             replace(entry, extents=(extent,) if extent.plain_length else ())
             for (_, entry), extent in zip(packed, pack.extents(), strict=True)
         ]
-        blob: Sent | None = pack.finish(self._root_names, entries, md5=self._md5)
+        lines = [encode_entry(entry) for entry in entries]
+        blob: Sent | None = pack.finish(self._root_names, lines, md5=self._md5)
         with self._sending() as done:
             done += entries
         outcomes = {}
-        for (number, _), entry in zip(packed, entries, strict=True):
+        for (number, _), entry, line in zip(packed, entries, lines, strict=True):
             sent_bytes = blob.size_bytes if blob is not None else 0
-            outcomes[number] = Outcome(batch[number].sequence, entry, Status.DONE, sent_bytes, sent=blob)
+            outcomes[number] = Outcome(batch[number].sequence, entry, Status.DONE, sent_bytes, sent=blob, line=line)
             blob = None
         return outcomes
 

@@ -13,8 +13,10 @@ import pwd
 import stat
 from collections.abc import Iterator
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 
+import msgspec
 from blake3 import blake3
 
 from blobark.directories import Directories
@@ -36,6 +38,41 @@ _OPEN_UNSEEN = _OPEN | getattr(os, "O_NOATIME", 0)
 _HAS_XATTRS = hasattr(os, "listxattr")
 
 
+class Status(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What counts of an lstat, under the names that it has there."""
+
+    st_mode: int
+    st_ino: int
+    st_dev: int
+    st_nlink: int
+    st_uid: int
+    st_gid: int
+    st_size: int
+    st_blocks: int
+    st_mtime_ns: int
+    st_ctime_ns: int
+    st_rdev: int
+
+
+Stat = os.stat_result | Status
+_fields = attrgetter(*Status.__struct_fields__)
+
+
+class Particulars(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What lstat does not tell of an item: where a symlink leads, and extended attributes."""
+
+    link: bytes = b""
+    xattrs: dict[str, str] | None = None
+
+
+_NONE = Particulars()
+
+
+def status_of(found: os.stat_result) -> Status:
+    """Return what counts of an lstat."""
+    return Status(*_fields(found))
+
+
 def same_version(entry: Entry, status: os.stat_result) -> bool:
     """Whether a file is still the version that the entry describes."""
     return (
@@ -46,16 +83,22 @@ def same_version(entry: Entry, status: os.stat_result) -> bool:
     )
 
 
-def describe(path: bytes, root: int, parent: int, name: bytes, status: os.stat_result) -> Entry:
-    """Return the entry of an item, without content: everything lstat, the name services and xattrs tell.
+def particulars(parent: int, name: bytes, status: Stat) -> Particulars:
+    """Return what the lstat of an item did not tell; `parent` is a descriptor of its directory.
 
-    `parent` is a descriptor of its directory. Raises `OSError` when the item has vanished or changed its kind.
+    Raises `OSError` when the item has vanished or changed its kind.
     """
+    kind = KINDS[stat.S_IFMT(status.st_mode)]
+    link = os.readlink(name, dir_fd=parent) if kind == "symlink" else b""
+    xattrs = _xattrs_by_name(parent, name, kind)
+    return Particulars(link, xattrs) if link or xattrs else _NONE
+
+
+def describe(path: bytes, root: int, status: Stat, more: Particulars) -> Entry:
+    """Return the entry of an item, without content: everything that was found out, and the names of its owners."""
     text, b64 = text_or_b64(path)
     kind = KINDS[stat.S_IFMT(status.st_mode)]
-    link = link_b64 = ""
-    if kind == "symlink":
-        link, link_b64 = text_or_b64(os.readlink(name, dir_fd=parent))
+    link, link_b64 = text_or_b64(more.link)
     return Entry(
         path=text,
         path_b64=b64,
@@ -73,7 +116,7 @@ def describe(path: bytes, root: int, parent: int, name: bytes, status: os.stat_r
         link=link,
         link_b64=link_b64,
         rdev=(os.major(status.st_rdev), os.minor(status.st_rdev)) if kind in ("char", "block") else None,
-        xattrs=_xattrs_by_name(parent, name, kind),
+        xattrs=more.xattrs,
     )
 
 
@@ -86,7 +129,7 @@ def _xattrs_by_name(parent: int, name: bytes, kind: Kind) -> dict[str, str] | No
         raise
 
 
-def may_be_sparse(status: os.stat_result) -> bool:
+def may_be_sparse(status: Stat) -> bool:
     """Whether fewer blocks are allocated than the size needs."""
     return status.st_blocks * 512 < status.st_size
 

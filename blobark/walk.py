@@ -10,33 +10,41 @@ from __future__ import annotations
 import os
 import resource
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
+from msgspec.structs import replace
 
 from blobark.errors import RootRefused
 from blobark.guids import TEMPORARY_NAME
 from blobark.rules import Rules
+from blobark.source import Particulars, Status, particulars, status_of
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Found(NamedTuple):
+class Found(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One item of the walk.
 
-    `parent` is an open descriptor of the directory it lies in, and `name` its name there; both are good until the
-    next item is asked for. `stat` is None when it could not be had. `error` says why a directory's entries, or the
-    item itself, could not be read. `rule` names the skip rule that kept the walk out of it.
+    `stat` is None when it could not be had, and `more` where it was not looked for. `error` says why a directory's
+    entries, or the item itself, could not be read. `rule` names the skip rule that kept the walk out of it.
     """
 
     path: bytes
-    key: bytes
-    name: bytes
-    parent: int
-    stat: os.stat_result | None
-    error: str = ""
+    stat: Status | None
+    more: Particulars | None = None
     rule: str = ""
+    error: str = ""
+
+    @property
+    def key(self) -> bytes:
+        """The path as it is sorted by."""
+        return self.path.replace(b"/", b"\0")
+
+
+Walk = Generator[Found, None, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +72,11 @@ def raise_descriptor_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Found]:
+def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool, since_ns: int) -> Walk:
     """Yield every item below `root`, the root itself first.
+
+    What changed its status at `since_ns` (since 1970 UTC) or later, and each name of a hard-link group, comes with all
+    there is to know; of the others that is `more` than they are likely to need.
 
     A directory that a skip rule matches is yielded and not entered; so is one on another file system, when
     `one_file_system`. What `exclude` matches, and Blobark's own files, are not yielded at all.
@@ -80,8 +91,8 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
         raise RootRefused(f"source_path {root.path} cannot be read ({error.strerror})", hint) from None
     levels: list[_Level] = []
     try:
-        status = os.fstat(top)
-        yield Found(b"", b"", b".", top, status)
+        status = status_of(os.fstat(top))
+        yield Found(b"", status, particulars(top, b".", status))
         levels.append(_Level(top, b"", _names(top)))
         while levels:
             level = levels[-1]
@@ -89,12 +100,12 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
             if name is None:
                 os.close(levels.pop().descriptor)
                 continue
-            found = _look(root, rules, level, name)
+            found = _look(root, rules, level, name, since_ns)
             if found is None:
                 continue
             entered = None
             if _is_entered(found, status.st_dev if one_file_system else None):
-                entered, found = _enter(level, found)
+                entered, found = _enter(level, name, found)
             yield found
             if entered is not None:
                 levels.append(entered)
@@ -105,22 +116,26 @@ def walk(root: WalkRoot, rules: Rules, *, one_file_system: bool) -> Iterator[Fou
             os.close(level.descriptor)
 
 
-def _look(root: WalkRoot, rules: Rules, level: _Level, name: bytes) -> Found | None:
+def _look(root: WalkRoot, rules: Rules, level: _Level, name: bytes, since_ns: int) -> Found | None:
     """Return the item `name` of a directory, None when it is excluded, Blobark's own, or gone since."""
     path = level.prefix + name
     if path in root.own_paths or (name.startswith(b".") and TEMPORARY_NAME.fullmatch(name)):
         return None
-    key = path.replace(b"/", b"\0")
+    status = more = None
+    rule = error = ""
     try:
-        status = os.stat(name, dir_fd=level.descriptor, follow_symlinks=False)
+        status = status_of(os.stat(name, dir_fd=level.descriptor, follow_symlinks=False))
+        is_dir = stat.S_ISDIR(status.st_mode)
+        if rules.excludes(path, is_dir):
+            return None
+        rule = rules.skips(root.name, path, is_dir)
+        if status.st_ctime_ns >= since_ns or (status.st_nlink > 1 and not is_dir):
+            more = particulars(level.descriptor, name, status)
     except FileNotFoundError:
         return None
-    except OSError as error:
-        return Found(path, key, name, level.descriptor, None, error=f"cannot be read ({error.strerror})")
-    is_dir = stat.S_ISDIR(status.st_mode)
-    if rules.excludes(path, is_dir):
-        return None
-    return Found(path, key, name, level.descriptor, status, "", rules.skips(root.name, path, is_dir))
+    except OSError as failure:
+        error = why_unreadable(failure)
+    return Found(path, status, more, rule, error)
 
 
 def _is_entered(found: Found, device: int | None) -> bool:
@@ -131,16 +146,21 @@ def _is_entered(found: Found, device: int | None) -> bool:
     return device is None or status.st_dev == device
 
 
-def _enter(level: _Level, found: Found) -> tuple[_Level | None, Found]:
+def _enter(level: _Level, name: bytes, found: Found) -> tuple[_Level | None, Found]:
     """Open a directory; return None and the item with its error where that fails."""
     descriptor = -1
     try:
-        descriptor = os.open(found.name, _DIRECTORY, dir_fd=level.descriptor)
+        descriptor = os.open(name, _DIRECTORY, dir_fd=level.descriptor)
         return _Level(descriptor, found.path + b"/", _names(descriptor)), found
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
-        return None, found._replace(error=f"cannot be read ({error.strerror})")
+        return None, replace(found, error=why_unreadable(error))
+
+
+def why_unreadable(error: OSError) -> str:
+    """Return what is said of an item that could not be looked at."""
+    return f"cannot be read ({error.strerror})"
 
 
 def _names(descriptor: int) -> Iterator[bytes]:

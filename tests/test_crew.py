@@ -145,7 +145,8 @@ def test_no_secret_is_in_the_list_of_processes(workspace: Workspace, proxy: Faul
 DRIVER = """
 import os, resource, sys, threading
 import msgspec
-from blobark.crew import Bug, Crew
+from blobark.crew import Crew
+from blobark.forks import Bug
 from blobark.engine import Engine
 from blobark.errors import TargetFull
 from blobark.model import Entry, Outcome, Status

@@ -265,6 +265,13 @@ def test_a_missing_container_until_it_is_made(tmp_path: Path, few: Path, azurite
         assert workspace.run("save", "--create-container").result["snapshot"] == number
 
 
+def test_a_backup_makes_a_container_that_it_has_looked_for(tmp_path: Path, few: Path, azurite: AzuriteServer) -> None:
+    workspace = Workspace.on_azure(tmp_path, few, azurite.connection_string, tmp_path.name.replace("_", "-").lower())
+    workspace.configure(server=None)  # so that it has to look whether there is one already
+    for number in (1, 2):
+        assert workspace.run("backup", "--create-container").result["save"]["snapshot"] == number
+
+
 @pytest.fixture(scope="module", autouse=True)
 def unreachable(tmp_path_factory: pytest.TempPathFactory, few: Path) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """Runs whose store refuses connections, begun before everything else here: they take their time to give up."""
