@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bench import endpoint, table, trees
 from bench.measure import Cost, Failed, do, say
-from bench.tools import AzCopy, Blobark, Place, Rclone, Restic, Tool
+from bench.tools import AzCopy, Bare, Blobark, Place, Rclone, Restic, Tool
 
 Costs = dict[tuple[str, str], list[Cost]]
 
@@ -62,9 +62,13 @@ def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> N
 
 def folder(args: argparse.Namespace, work: Path) -> None:
     """Save, save again unchanged, and restore, with stores in folders."""
-    tools = find(
-        args, {"blobark": Blobark, "rclone": partial(Rclone, args.rclone), "restic": partial(Restic, args.restic)}
-    )
+    makers: dict[str, Callable[[], Tool]] = {
+        "blobark": Blobark,
+        "rclone": partial(Rclone, args.rclone),
+        "restic": partial(Restic, args.restic),
+        "bare": Bare,
+    }
+    tools = find(args, makers)
     tree = make_tree(work, args, (0, 2 * args.size))
     costs = compare(tools, ["save", "unchanged", "restore"], partial(Place, tree), work, args.runs)
     report(args, work, f"{args.files:,} files of {args.size:,} bytes on average, stores in folders", tools, costs)

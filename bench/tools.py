@@ -202,6 +202,21 @@ class Restic:
         }
 
 
+class Bare:
+    """Loops that only copy: what a program that makes a file for each file cannot be faster than (bare.py)."""
+
+    name = "bare loops"
+    version = "-"
+
+    def jobs(self, place: Place) -> Mapping[str, Job]:
+        store = place.folder / "store"
+        program: list[str | Path] = [sys.executable, ROOT / "bench" / "bare.py"]
+        return {
+            "save": Job([[*program, "--blobs", place.tree, store]]),
+            "restore": Job([[*program, place.tree, place.restored]]),
+        }
+
+
 def _remote(account: Account) -> dict[str, str]:
     """Return the environment in which `bench:` is an account for rclone."""
     settings = {"TYPE": "azureblob", "ACCOUNT": account.name, "KEY": account.key, "ENDPOINT": account.endpoint}
