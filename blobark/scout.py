@@ -3,6 +3,7 @@
     the first items are looked at here: a small tree needs no second process
     then it is forked off in the middle of the walk, and goes on where that was
     it sends what it finds in batches, and waits while the pipe is full
+    a batch is JSON, as in the catalog: a time may have more than 64 bits
 
 Looking at an item takes the kernel as long as deciding takes Python; with two processors both go on at the same time.
 The scout changes nothing, holds nothing that others wait for, and ends with this process, however that ends.
@@ -73,10 +74,13 @@ def _send_out(walk: Walk) -> tuple[int, int] | None:
     """Let a fork go on with a walk; return its process number and the end to read from. None where it cannot be."""
     if (os.cpu_count() or 1) < 2 or not has_one_thread():
         return None
-    ours, theirs = os.pipe()
+    try:
+        ours, theirs = os.pipe()
+    except OSError:  # the walk may hold as many as it may: this process goes on with it
+        return None
     try:
         pid = os.fork()
-    except OSError:  # there may be no more processes: this one does it by itself
+    except OSError:  # likewise, of processes
         os.close(ours)
         os.close(theirs)
         return None
@@ -105,13 +109,13 @@ def _walk_on(walk: Walk, end: int) -> NoReturn:
 
 
 def _send(end: int, report: _Report) -> None:
-    rest = memoryview(framed(msgspec.msgpack.encode(report)))
+    rest = memoryview(framed(msgspec.json.encode(report)))
     while rest:
         rest = rest[os.write(end, rest) :]
 
 
 def _reported(end: int, check_stop: Callable[[], None]) -> Iterator[Found]:
-    decoder = msgspec.msgpack.Decoder(_Report)
+    decoder = msgspec.json.Decoder(_Report)
     received = bytearray()
     readable = select.poll()
     readable.register(end, select.POLLIN)

@@ -6,7 +6,9 @@ python -m tests.scouting <the name of a function here> <its arguments>
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
+import resource
 import signal
 import sys
 import threading
@@ -14,11 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from blobark.errors import Fatal, Interrupted, RootRefused
 from blobark.forks import Bug
 from blobark.rules import Rules
 from blobark.scout import BATCH_ITEMS, FIRST_ITEMS, scouted
+from blobark.source import Status
 from blobark.walk import Found, Walk, WalkRoot, walk
 
 ENOUGH = FIRST_ITEMS + 20 * BATCH_ITEMS
@@ -96,6 +100,31 @@ def is_not_wanted_any_more(large: Path) -> None:
     assert len(children()) == len(before) + 1
     found.close()
     assert children() == before
+
+
+def tells_times_of_any_length() -> None:
+    status = Status(*([1] * len(Status.__struct_fields__)))
+    far = [Found(b"%d" % n, replace(status, st_mtime_ns=n * 10**17)) for n in (-FIRST_ITEMS, *range(FIRST_ITEMS + 7))]
+
+    def aged() -> Walk:
+        yield from far
+
+    assert list(scouted(aged(), go_on)) == far
+
+
+def needs_no_descriptor(large: Path) -> None:
+    found = scouted(walked(large), go_on)
+    before, items = children(), [next(found) for _ in range(FIRST_ITEMS)]
+    taken: list[int] = []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    with contextlib.suppress(OSError):
+        while True:
+            taken.append(os.dup(0))
+    items += itertools.islice(found, 2)
+    for descriptor in taken:
+        os.close(descriptor)
+    assert children() == before
+    assert [*items, *found] == list(walked(large))
 
 
 def meets_an_error() -> None:

@@ -54,6 +54,14 @@ def test_a_process_with_threads_is_not_forked(large: Path) -> None:
     scout("is_not_sent_out_by_threads", large)
 
 
+def test_a_time_may_be_any() -> None:
+    scout("tells_times_of_any_length")
+
+
+def test_none_is_sent_out_without_a_descriptor_for_it(large: Path) -> None:
+    scout("needs_no_descriptor", large)
+
+
 def test_one_that_is_killed_is_no_end_of_the_walk(large: Path) -> None:
     scout("is_killed", large)
 
