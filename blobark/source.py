@@ -20,7 +20,7 @@ import msgspec
 from blake3 import blake3
 
 from blobark.directories import Directories
-from blobark.errors import RootRefused, SourceError
+from blobark.errors import Fatal, RootRefused, SourceError
 from blobark.model import Entry, Kind, display, text_or_b64
 
 KINDS: dict[int, Kind] = {
@@ -36,6 +36,7 @@ KINDS: dict[int, Kind] = {
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OPEN_UNSEEN = _OPEN | getattr(os, "O_NOATIME", 0)
 _HAS_XATTRS = hasattr(os, "listxattr")
+_OPEN_FILES = b"/proc/self/fd"
 
 
 class Status(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -86,7 +87,7 @@ def same_version(entry: Entry, status: os.stat_result) -> bool:
 def particulars(parent: int, name: bytes, status: Stat) -> Particulars:
     """Return what the lstat of an item did not tell; `parent` is a descriptor of its directory.
 
-    Raises `OSError` when the item has vanished or changed its kind.
+    Raises `OSError` when the item has vanished or changed its kind, `Fatal` when there is no /proc to ask.
     """
     kind = KINDS[stat.S_IFMT(status.st_mode)]
     link = os.readlink(name, dir_fd=parent) if kind == "symlink" else b""
@@ -122,8 +123,12 @@ def describe(path: bytes, root: int, status: Stat, more: Particulars) -> Entry:
 
 def _xattrs_by_name(parent: int, name: bytes, kind: Kind) -> dict[str, str] | None:
     try:
-        return _xattrs(b"/proc/self/fd/%d/%b" % (parent, name), follow=False)
+        return _xattrs(b"%b/%d/%b" % (_OPEN_FILES, parent, name), follow=False)
     except FileNotFoundError:
+        if not os.path.isdir(_OPEN_FILES):  # else each file would look as if it had vanished
+            raise Fatal(
+                "/proc is not mounted: attributes of files cannot be read", "mount -t proc proc /proc"
+            ) from None
         if kind == "dir":
             return None  # moved away meanwhile; what the walk still finds in it needs its entry
         raise

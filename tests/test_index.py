@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.manifests import content_keys, content_of, items, read_header, read_m
 from tests.opened import opened_below
 from tests.powerless import Powerless
 from tests.runs import Workspace
+from tests.small_disk import SmallDisk
 from tests.trees import ODD_NAMES, contents_of, make_tree, small_tree, write
 from tools.compare import differences
 
@@ -249,6 +251,16 @@ def test_a_damaged_catalog_is_rebuilt_from_the_store(workspace: Workspace) -> No
     write(workspace.state / "catalog.sqlite", b"SQLite format 3\0 no more" + os.urandom(5000))
     again = workspace.backup().result
     assert (again["sent"], again["snapshot"], workspace.guids()) == (0, 2, before)
+
+
+@pytest.mark.parametrize("command", ["index", "backup"])
+def test_without_proc_no_file_is_taken_for_gone(workspace: Workspace, command: str) -> None:
+    with SmallDisk(Path("/proc"), "size=1m") as empty:
+        done = subprocess.run(empty.inside(workspace.command(command)), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "/proc is not mounted" in done.stderr) == (4, True), done
+    assert "Traceback" not in done.stderr
+    assert not workspace.map.exists()
+    assert not list(workspace.store.glob("blobark/*/snapshots/*"))
 
 
 def test_private_files(workspace: Workspace) -> None:
