@@ -7,6 +7,7 @@ but for hard-link groups whose paths have not all been met.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
@@ -188,8 +189,19 @@ class DraftBuilder:
             self._add(entry, found.path)
 
     def _more(self, found: Found, status: Status) -> Particulars:
-        """Return what lstat has not told of an item. Raises `OSError`."""
-        return found.more or source.particulars(*self._tree.parent(found.path), status)
+        """Return what lstat has not told of an item. Raises `OSError`; `FileNotFoundError` means that it has vanished.
+
+        The walk stays in a folder that is moved away. What it finds there needs the entries of the folders above it.
+        """
+        if found.more is not None:
+            return found.more
+        try:
+            parent, name = self._tree.parent(found.path)
+        except FileNotFoundError:
+            if stat.S_ISDIR(status.st_mode):
+                return Particulars()
+            raise OSError(errno.ESTALE, "its folder has been moved meanwhile") from None
+        return source.particulars(parent, name, status)
 
     def _stands(self, previous: Entry, status: Status) -> bool:
         """Whether the entry can stand as it is; links of a group are looked at anew, the group may have changed."""

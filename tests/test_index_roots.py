@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -20,10 +22,12 @@ from tests.runs import Run, Workspace
 from tests.trees import contents_of, small_tree, write
 from tools.compare import differences
 
+NAMES = ("a", "b", "sub/c", "sub/d", "sub/deep/e")
+
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    return small_tree(tmp_path / "source", "a", "b", "sub/c", "sub/d", "sub/deep/e")
+    return small_tree(tmp_path / "source", *NAMES)
 
 
 @pytest.fixture
@@ -335,11 +339,13 @@ from blobark.cli import main
 def rename(event, arguments):
     if event in ("os.listdir", "os.scandir") and isinstance(arguments[0], int):
         path = os.readlink(f"/proc/self/fd/{arguments[0]}")
-        if path.endswith("/moves"):
-            os.rename(path, path + "-away")
+        if path.endswith("/" + listed):
+            moves = path.removesuffix(listed) + "moves"
+            os.rename(moves, moves + "-away")
 
+listed = sys.argv[1]
 sys.addaudithook(rename)
-sys.exit(main(sys.argv[1:], command="index"))
+sys.exit(main(sys.argv[2:], command="index"))
 """
 
 
@@ -347,10 +353,34 @@ def test_a_folder_that_is_renamed_while_it_is_walked_does_not_spoil_the_snapshot
     """Everything in a snapshot has its folder there too, or none of it could be restored."""
     write(source / "moves" / "file", "file")
     workspace = Workspace(tmp_path / "work", source)
-    command = [sys.executable, "-c", RENAMES_MEANWHILE, "--config", str(workspace.config)]
+    command = [sys.executable, "-c", RENAMES_MEANWHILE, "moves", "--config", str(workspace.config)]
     assert subprocess.run(command, capture_output=True).returncode in (0, 3)
     assert not (source / "moves").exists()
     workspace.run("save", expect=None)
     read_manifest(workspace.store)
     workspace.run("restore", expect=None)
     assert contents_of(workspace.restored)["a"] == b"content of a"
+
+
+def test_what_an_old_folder_holds_that_is_renamed_while_it_is_walked_is_named(
+    workspace: Workspace, source: Path
+) -> None:
+    """It may have come from elsewhere: then it is new, and all in it older than the last run."""
+    workspace.backup()
+    with contextlib.closing(sqlite3.connect(workspace.state / "catalog.sqlite")) as catalog:
+        catalog.execute("UPDATE meta SET value = '4000000000000000000' WHERE key = 'walk_started_ns'")
+        catalog.commit()
+    write(source / "moves" / "deep" / "file", "file")
+    write(source / "moves" / "deep" / "linked", "linked").with_name("twice").hardlink_to(
+        source / "moves" / "deep" / "linked"
+    )
+    command = [sys.executable, "-c", RENAMES_MEANWHILE, "moves/deep", "--config", str(workspace.config), "--json"]
+    run = subprocess.run(command, capture_output=True)
+    assert run.returncode == 3, run
+    (told,) = json.loads(run.stdout)["errors"]
+    assert told == [f"{source}/moves/deep/file", "cannot be read (its folder has been moved meanwhile)"]
+    saved = workspace.run("save", expect=3)
+    assert saved.failed(workspace).keys() == {f"moves/deep/{name}" for name in ("file", "linked", "twice")}
+    read_manifest(workspace.store)
+    workspace.run("restore", expect=3)
+    assert contents_of(workspace.restored) == {name: f"content of {name}".encode() for name in NAMES}
