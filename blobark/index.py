@@ -40,7 +40,8 @@ def build(
     is_saved_next: bool = False,
 ) -> IndexResult:
     """Index the source tree into the catalog and write the map; with `dry_run`, which takes a catalog that does not
-    keep anything, write no map. Where a save comes next in the same run, writing the map is left to that.
+    keep anything, write no map. Where a save comes next in the same run, writing the map is left to that; only one that
+    is not this catalog's gives way at once: if that save fails, a later one would take it for a map made elsewhere.
 
     Raises:
         RootRefused: a root is missing, empty (and not in `allow_empty`) or halved (and not in `allow_shrink`).
@@ -70,7 +71,7 @@ def build(
         return result
     is_counted = catalog.get("unmapped") != ""  # state of earlier versions has no such number
     if is_outdated or not is_counted or before != _refs(catalog) or not owns_map(context, catalog):
-        if is_saved_next:
+        if is_saved_next and (owns_map(context, catalog) or not context.config.guid_mapping_file.exists()):
             return result
         write_map(context, catalog)
     catalog.set(map_outdated="")

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -100,6 +101,24 @@ def test_it_leaves_what_the_two_commands_would(workspace: Workspace, tmp_path: P
     assert told(one) == told(workspace)
     assert missing_content(one.store, 2) == []
     assert one.guids().keys() == workspace.guids().keys()
+
+
+def test_a_map_of_before_is_not_saved_when_the_state_was_lost_and_a_backup_failed(
+    workspace: Workspace, source: Path
+) -> None:
+    workspace.run("backup")
+    shutil.rmtree(workspace.state)
+    write(source / "new", "new")
+    (source / "link").symlink_to("new")
+    segments = next(workspace.store.glob("blobark/*/segments"))
+    segments.rename(workspace.folder / "aside")
+    write(segments, "no folder")
+    workspace.run("backup", expect=4)
+    segments.unlink()
+    (workspace.folder / "aside").rename(segments)
+    assert workspace.run("save").result["complete"]
+    workspace.run("restore")
+    assert differences(str(source), str(workspace.restored)) == []
 
 
 def test_a_dry_run_estimates_and_changes_nothing(workspace: Workspace, source: Path) -> None:
