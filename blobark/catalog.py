@@ -44,11 +44,12 @@ CREATE TABLE newest(name TEXT PRIMARY KEY);
 CREATE TABLE draft(position INTEGER PRIMARY KEY, ref BLOB NOT NULL, pending INTEGER NOT NULL, bytes INTEGER NOT NULL);
 """
 
+# An inode number has up to 64 bits, an INTEGER one less.
 _TEMPORARY = """
 CREATE TEMP TABLE next_draft(position INTEGER PRIMARY KEY, ref BLOB, pending INTEGER, bytes INTEGER);
 CREATE TEMP TABLE doubt(sequence INTEGER PRIMARY KEY, line BLOB, previous BLOB);
-CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode INTEGER, line BLOB);
-CREATE TEMP TABLE gone(inode INTEGER, line BLOB);
+CREATE TEMP TABLE fresh(sequence INTEGER PRIMARY KEY, inode TEXT, line BLOB);
+CREATE TEMP TABLE gone(inode TEXT, line BLOB);
 CREATE TEMP TABLE job(root INTEGER, path BLOB, guid TEXT, placeholder INTEGER);
 """
 
@@ -291,11 +292,11 @@ class DraftWriter:
 
     def fresh(self, sequence: int, entry: Entry) -> None:
         """Note a file whose path is new: it may have been renamed."""
-        self._note("fresh", sequence, entry.inode, encode_entry(entry))
+        self._note("fresh", sequence, str(entry.inode), encode_entry(entry))
 
     def gone(self, entry: Entry) -> None:
         """Note a file whose path is gone: it may have been renamed."""
-        self._note("gone", entry.inode, encode_entry(entry))
+        self._note("gone", str(entry.inode), encode_entry(entry))
 
     def overlay(self, sequence: int, entry: Entry) -> None:
         """Say what has become known of an entry since `add`."""

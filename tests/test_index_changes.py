@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from blobark.catalog import Catalog
+from blobark.model import Entry
 from tests.manifests import content_keys, content_of, items
 from tests.opened import opened_below
 from tests.runs import Run, Workspace
@@ -343,3 +345,15 @@ def test_guids_stay_before_anything_was_saved(workspace: Workspace) -> None:
     before = workspace.guids()
     workspace.run("index")
     assert workspace.guids() == before
+
+
+def test_inode_numbers_of_64_bits_tell_what_was_renamed(tmp_path: Path) -> None:
+    """Some file systems on other machines have them, overlays too."""
+    with Catalog.open(tmp_path) as catalog:
+        draft = catalog.new_draft()
+        new, other = Entry("new", inode=2**64 - 1), Entry("other", inode=2**64 - 3)
+        for entry in (new, other):
+            draft.fresh(draft.add(entry, entry.raw_path), entry)
+        gone = Entry("old", inode=2**64 - 1)
+        draft.gone(gone)
+        assert list(draft.renames()) == [(0, new, gone)]
