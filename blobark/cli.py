@@ -88,7 +88,7 @@ def _main(argv: list[str], command: str | None) -> int:
         return _report_error(options, error)
     except KeyboardInterrupt:
         shown.end()
-        return _report_error(options, Interrupted("interrupted", "run it again to go on where it stopped"))
+        return _report_error(options, Interrupted())
     except OutputError as error:
         return _report_error(options, Fatal(f"the result cannot be written ({error})"))
     except Exception:

@@ -77,7 +77,7 @@ class Context:
     def check_stop(self) -> None:
         """Raise `Interrupted` when the run was asked to stop; for loops that the engine does not see."""
         if self.engine.stop.is_set():
-            raise Interrupted("interrupted", "run it again to go on where it stopped")
+            raise Interrupted()
 
     def sources(self) -> list[SourceRoot]:
         """Return the configured roots in the order of a manifest: by their real names."""

@@ -144,7 +144,7 @@ class Crew:
                     if chunk is None:
                         self._end_task()
                 if self._engine.stop.is_set():
-                    raise Interrupted("interrupted", "run it again to go on where it stopped")
+                    raise Interrupted()
                 yield from self._exchange(selector)
 
     def dismiss(self) -> None:

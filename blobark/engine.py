@@ -302,7 +302,7 @@ class _Run(Generic[Job, Result]):
         """Return the next finished batch; looks up now and then, so that a signal can stop a run whose store hangs."""
         while True:
             if self._engine.stop.is_set():
-                raise Interrupted("interrupted", "run it again to go on where it stopped")
+                raise Interrupted()
             try:
                 return self._done.get(timeout=LOOK_UP_S)
             except queue.Empty:

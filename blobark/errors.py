@@ -90,6 +90,9 @@ class Interrupted(BlobarkError):
 
     exit_code = EXIT_INTERRUPTED
 
+    def __init__(self, message: str = "interrupted", hint: str = "run it again to go on where it stopped") -> None:
+        super().__init__(message, hint)
+
 
 class Fatal(BlobarkError):
     """The run cannot go on."""

@@ -125,8 +125,7 @@ class Archive:
         while self._waiting.jobs()[0]:
             self.ask(priority, most)
             if self._context.engine.stop.wait(wait_s):
-                message = "interrupted; what was asked for goes on coming back"
-                raise Interrupted(message, "run it again to go on where it stopped")
+                raise Interrupted("interrupted; what was asked for goes on coming back")
             wait_s = min(LONGEST_WAIT_S, 2 * wait_s)
             self._waiting.refresh((info.key, info.rehydrating) for info in self._store.archived(self._prefix))
             yield map(_decoder.decode, self._waiting.take_ready())

@@ -60,7 +60,7 @@ class Gate:
         with self._lock:
             while self._inside >= max(1.0, self._width):
                 if self._stop.is_set():
-                    raise Interrupted("interrupted", "run it again to go on where it stopped")
+                    raise Interrupted()
                 self._waiting += 1
                 self._free.wait(LOOK_UP_S)
                 self._waiting -= 1
@@ -105,7 +105,7 @@ class Limit:
         """Wait until `amount` has had its time. Raises `Interrupted`."""
         wait_s = self.reserve(amount)
         if wait_s > 0 and self._stop.wait(wait_s):
-            raise Interrupted("interrupted", "run it again to go on where it stopped")
+            raise Interrupted()
 
     def reserve(self, amount: float) -> float:
         """Take `amount` out of the rate, and return how many seconds from now it has had its time."""

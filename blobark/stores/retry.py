@@ -239,7 +239,7 @@ class Retrying:
                 break
             with self._stages.timed(HELD):
                 if self._stop.wait(wait_s):
-                    raise Interrupted(f"stopped while waiting for {self.name}")
+                    raise Interrupted()
             try:
                 return work()
             except Retryable as again:
@@ -265,7 +265,7 @@ class Retrying:
         if left_s <= 0:
             self._quiet_until = 0.0
         elif self._stop.wait(left_s + random.uniform(0.0, left_s / 4)):
-            raise Interrupted(f"stopped while waiting for {self.name}")
+            raise Interrupted()
 
 
 class _RetryingUpload:
