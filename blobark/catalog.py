@@ -33,7 +33,7 @@ from blobark.model import Entry, SegmentRef, display
 from blobark.overlay import POSITION_SHIFT, Overlay
 from blobark.segments import SegmentWriter, decode_entry, decode_lines, encode_entry, plain_of, plain_segment
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 FLUSH_ROWS = 1000
 _REBUILD = "delete state_dir: it is rebuilt from the newest snapshot"
 

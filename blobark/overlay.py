@@ -1,8 +1,9 @@
 """The overlay of a draft: lines that are newer than the ones in its segments. A part of the catalog's file.
 
 Lines come in the order of the tree or nearly so: what comes in a row for the same segment is one row of the table, as a
-zstd frame of lines, each after its place in the segment and a space. A row for each line would cost three times as
-much to write, to read and to delete, which were a tenth of a save's seconds (docs/measurements.md). Later rows count.
+zstd frame of lines, each after its sequence and a space, so that the frame's checksum covers where it belongs.
+A row for each line would cost three times as much to write, to read and to delete, which were a tenth of a save's
+seconds (docs/measurements.md). Later rows count.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Overlay:
             return
         by_position: dict[int, list[bytes]] = {}
         for sequence, line in self._waiting:
-            text = b"%d %b" % (sequence & _PLACE_MASK, line)
+            text = b"%d %b" % (sequence, line)
             by_position.setdefault(sequence >> POSITION_SHIFT, []).append(text)
         self._waiting, self._bytes = [], 0
         rows = ((position, encode(b"\n".join(lines), _LEVEL)) for position, lines in by_position.items())
@@ -65,11 +66,11 @@ class Overlay:
         query = f"SELECT lines FROM {self._table} WHERE position = ? ORDER BY id"
         for (stored,) in self._db.execute(query, (position,)):
             plain = decode_all(stored, MAX_PLAIN_BYTES)
-            if not plain:
-                raise Fatal("the catalog is damaged", "delete state_dir: it is rebuilt from the newest snapshot")
             for text in plain.split(b"\n"):
-                place, _, line = text.partition(b" ")
-                yield int(place), line
+                sequence, _, line = text.partition(b" ")
+                if not line or int(sequence) >> POSITION_SHIFT != position:
+                    raise Fatal("the catalog is damaged", "delete state_dir: it is rebuilt from the newest snapshot")
+                yield int(sequence) & _PLACE_MASK, line
 
     def clear(self) -> None:
         """Forget all lines."""

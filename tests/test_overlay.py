@@ -61,10 +61,11 @@ def test_one_table_takes_over_what_another_has(connection: sqlite3.Connection) -
     assert held(before, 2) == {}
 
 
-def test_a_damaged_row_is_not_passed_over(connection: sqlite3.Connection) -> None:
+@pytest.mark.parametrize("damage", ["lines = x'28b52ffd0000'", "lines = x''", "position = 1"])
+def test_a_damaged_row_is_not_passed_over(connection: sqlite3.Connection, damage: str) -> None:
     table = Overlay(connection, "overlay")
     table.add(7, b"{}")
     table.flush()
-    connection.execute("UPDATE overlay SET lines = x'28b52ffd0000'")
+    connection.execute(f"UPDATE overlay SET {damage}")
     with pytest.raises(Fatal, match="the catalog is damaged"):
-        list(table.lines(0))
+        [list(table.lines(position)) for position in (0, 1)]
