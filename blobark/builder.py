@@ -7,8 +7,6 @@ but for hard-link groups whose paths have not all been met.
 from __future__ import annotations
 
 import contextlib
-import errno
-import os
 import stat
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
@@ -18,7 +16,6 @@ from msgspec.structs import replace
 from blobark import plan, source
 from blobark.catalog import DraftWriter
 from blobark.context import Context, full_path
-from blobark.errors import SourceError
 from blobark.guids import GuidSource
 from blobark.indexed import IndexResult
 from blobark.model import Entry, Root, display, text_or_b64
@@ -189,19 +186,8 @@ class DraftBuilder:
             self._add(entry, found.path)
 
     def _more(self, found: Found, status: Status) -> Particulars:
-        """Return what lstat has not told of an item. Raises `OSError`; `FileNotFoundError` means that it has vanished.
-
-        The walk stays in a folder that is moved away. What it finds there needs the entries of the folders above it.
-        """
-        if found.more is not None:
-            return found.more
-        try:
-            parent, name = self._tree.parent(found.path)
-        except FileNotFoundError:
-            if stat.S_ISDIR(status.st_mode):
-                return Particulars()
-            raise OSError(errno.ESTALE, "its folder has been moved meanwhile") from None
-        return source.particulars(parent, name, status)
+        """Return what lstat has not told of an item. Raises `OSError` as `SourceTree.particulars` does."""
+        return found.more or self._tree.particulars(found.path, status)
 
     def _stands(self, previous: Entry, status: Status) -> bool:
         """Whether the entry can stand as it is; links of a group are looked at anew, the group may have changed."""
@@ -227,7 +213,7 @@ class DraftBuilder:
                     self._draft.gone(previous)  # its content is its group's, which has another first path now
                 return
         if source.may_be_sparse(status):
-            entry = self._with_ranges(entry)
+            entry = replace(entry, ranges=self._tree.ranges(found.path, entry.size))
         if previous is None or previous.rule or previous.hardlink_to_any:
             self._count("new", entry, Reason.NEW)
             entry = replace(entry, guid=self._guids.next())
@@ -246,17 +232,6 @@ class DraftBuilder:
         sequence = self._add(entry, found.path)
         if change is Change.READ:
             self._draft.doubt(sequence, entry, previous)
-
-    def _with_ranges(self, entry: Entry) -> Entry:
-        """Find the holes of a file that has fewer blocks than its size needs; what cannot be opened is left to save."""
-        try:
-            descriptor = self._tree.open(entry.raw_path)
-        except SourceError:
-            return entry
-        try:
-            return replace(entry, ranges=source.data_ranges(descriptor, entry.size))
-        finally:
-            os.close(descriptor)
 
     def _skipped(self, entry: Entry, found: Found, previous: Entry | None) -> None:
         """Leave out a file; let a placeholder stand for a directory."""

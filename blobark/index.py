@@ -70,8 +70,9 @@ def build(
     if dry_run:
         return result
     is_counted = catalog.get("unmapped") != ""  # state of earlier versions has no such number
-    if is_outdated or not is_counted or before != _refs(catalog) or not owns_map(context, catalog):
-        if is_saved_next and (owns_map(context, catalog) or not context.config.guid_mapping_file.exists()):
+    is_own = owns_map(context, catalog)
+    if is_outdated or not is_counted or before != _refs(catalog) or not is_own:
+        if is_saved_next and (is_own or not context.config.guid_mapping_file.exists()):
             return result
         write_map(context, catalog)
     catalog.set(map_outdated="")

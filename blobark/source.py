@@ -185,6 +185,30 @@ class SourceTree:
         directory, _, name = path.rpartition(b"/")
         return self._directories.open(directory), name or b"."
 
+    def particulars(self, path: bytes, status: Stat) -> Particulars:
+        """Return what the lstat of an item did not tell. Raises `OSError`, `FileNotFoundError` where it has vanished.
+
+        A walk stays in a folder that is moved away. What it finds there needs the entries of the folders above it.
+        """
+        try:
+            parent, name = self.parent(path)
+        except FileNotFoundError:
+            if stat.S_ISDIR(status.st_mode):
+                return _NONE
+            raise OSError(errno.ESTALE, "its folder has been moved meanwhile") from None
+        return particulars(parent, name, status)
+
+    def ranges(self, path: bytes, size: int) -> tuple[tuple[int, int], ...] | None:
+        """Return the runs of data of a file, as `data_ranges`; None where it cannot be opened: the save says why."""
+        try:
+            descriptor = self.open(path)
+        except SourceError:
+            return None
+        try:
+            return data_ranges(descriptor, size)
+        finally:
+            os.close(descriptor)
+
     def open(self, path: bytes) -> int:
         """Return a descriptor of the regular file `path`, positioned at its start.
 
