@@ -127,6 +127,10 @@ class FailedManifest(Manifest):
         """Return the entries of a segment that are to be restored again."""
         return [entry for entry in self._whole.read(ref) if self._takes(entry)]
 
+    def directories(self, ref: SegmentRef) -> list[Entry]:
+        """As `read`, but only the directories."""
+        return [entry for entry in self.read(ref) if entry.kind == "dir"]
+
     def _takes(self, entry: Entry) -> bool:
         try:
             path = self._path(entry, entry.raw_path)

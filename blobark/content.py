@@ -92,9 +92,7 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
     None when the file changed meanwhile, unless this is the last reading: then the entry is flagged.
     """
     data = source.read_whole(descriptor, entry)
-    hasher = source.content_hasher(entry)
-    hasher.update(data)
-    entry = replace(entry, digest=hasher.hexdigest())
+    entry = replace(entry, digest=source.digest_of(entry, data))
     if not source.same_version(entry, os.fstat(descriptor)):
         if not last:
             return None

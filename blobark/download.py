@@ -25,8 +25,8 @@ from blobark.engine import Engine
 from blobark.errors import BlobNotFound, ContentError
 from blobark.extents import Finder, of_entry, split
 from blobark.model import Block, Data, Entry
+from blobark.partfile import PartFile
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
-from blobark.target import NewFile
 from blobark.upload import memory_cost
 from blobark.verified import FETCHES
 from metrics.stages import COMPARE, DECODE, WRITE, Stages
@@ -89,7 +89,7 @@ class Downloader:
         self._part_bytes = min(part_bytes, engine.max_bytes // 4)
         self._versions: dict[str, str] = {}
 
-    def restore(self, new: NewFile, old: OldFile | None) -> int:
+    def restore(self, new: PartFile, old: OldFile | None) -> int:
         """Fill a new file; return how many bytes came from the store.
 
         Raises:
@@ -152,7 +152,7 @@ class Downloader:
             yield _Wanted(offset, block, str(begin))
             offset += block.size
 
-    def _place(self, new: NewFile, old: OldFile | None, batch: list[_Wanted]) -> list[int]:
+    def _place(self, new: PartFile, old: OldFile | None, batch: list[_Wanted]) -> list[int]:
         """Get neighbouring blocks into their places; return of each how many bytes came from the store."""
         fetched = [0] * len(batch)
         lacking: list[int] = []
@@ -170,7 +170,7 @@ class Downloader:
                 fetched[number] = batch[number].block.size
         return fetched
 
-    def _bring(self, new: NewFile, run: list[_Wanted]) -> None:
+    def _bring(self, new: PartFile, run: list[_Wanted]) -> None:
         """Get blocks that follow each other from the store; those that lie there as they are, while they come."""
         parts = list(self._finder.parts(run[0].offset, sum(wanted.block.size for wanted in run)))
         if any(part.codec for part in parts):
@@ -183,7 +183,7 @@ class Downloader:
         for wanted in arrival.wrong:
             self._write(new, wanted, self._fetch_again(wanted))
 
-    def _is_there(self, new: NewFile, wanted: _Wanted) -> bool:
+    def _is_there(self, new: PartFile, wanted: _Wanted) -> bool:
         if not new.was_there:
             return False
         with self._stages.timed(COMPARE):
@@ -195,10 +195,10 @@ class Downloader:
         with self._stages.timed(COMPARE):
             return old.read(wanted.block)
 
-    def _write(self, new: NewFile, wanted: _Wanted, data: Data) -> None:
+    def _write(self, new: PartFile, wanted: _Wanted, data: Data) -> None:
         self._write_at(new, wanted.offset, data)
 
-    def _write_at(self, new: NewFile, begin: int, data: Data) -> None:
+    def _write_at(self, new: PartFile, begin: int, data: Data) -> None:
         """Write a part of the content to where it belongs."""
         since_ns = self._stages.now()
         view = memoryview(data)

@@ -26,10 +26,11 @@ from blobark.errors import ContentError, ItemError, SourceError, TargetError
 from blobark.extents import of_entry
 from blobark.manifest import fault_of
 from blobark.model import Block, Data, Entry, Outcome, Status
-from blobark.plan import Fate, Overwrite
+from blobark.partfile import PartFile
+from blobark.plan import ABSENT, Fate, Overwrite
 from blobark.ranges import near, read_together
 from blobark.stores.base import BLOCK_SIZE_BYTES, Store
-from blobark.target import NewFile, Target
+from blobark.target import Target
 from blobark.verified import FETCHES, Check
 from metrics.stages import COMPARE, DECODE, METADATA, WRITE
 
@@ -101,20 +102,21 @@ class Fetcher:
         else:
             fetched = [self._told(self._fetch_alone, job, step) for job, (step, _, _) in zip(batch, begun, strict=True)]
         with self._turn:
-            ended = [stages.took(None, self._end, job, step) for job, (step, _, _) in zip(batch, fetched, strict=True)]
-        for job, first, second, (outcome, ended_ns) in zip(batch, begun, fetched, ended, strict=True):
+            ended = [self._told(self._end, job, step) for job, (step, _, _) in zip(batch, fetched, strict=True)]
+        for job, first, second, (outcome, ended_ns, _) in zip(batch, begun, fetched, ended, strict=True):
             took_ns = first[1] + second[1] + ended_ns
             if outcome.status is Status.DONE and job.entry.kind == "file":
                 stages.item(job.entry.size, took_ns)
             outcome.tell(took_ns, first[2] + second[2])
         stages.rest()
-        return [outcome for outcome, _ in ended]
+        return [outcome for outcome, _, _ in ended]
 
     def _told(self, work: Callable[..., Told], *args: Any) -> tuple[Told, int, int]:
         """Return what `work(*args)` returns, its nanoseconds, and how many calls of the store it has repeated."""
-        repeats = self._stages.repeats
-        result, took_ns = self._stages.took(None, work, *args)
-        return result, took_ns, self._stages.repeats - repeats
+        stages = self._stages
+        since_ns, repeats = stages.now(), stages.repeats
+        result = work(*args)
+        return result, stages.now() - since_ns, stages.repeats - repeats
 
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
@@ -173,6 +175,8 @@ class Fetcher:
 
     def _prepared(self, job: RestoreJob) -> _Small | Outcome:
         path, entry = job.path, job.entry
+        if job.is_fresh and not (self._dry_run or job.is_mapped) and _is_small(entry):
+            return _Small(entry, "", ABSENT)
         since_ns = self._stages.now()
         there = None if job.is_fresh else self._look(path)
         md5 = ""
@@ -299,13 +303,17 @@ class Fetcher:
                         new.keep(entry)
                     return
             if fetch == FETCHES:
-                raise check.error()
+                raise verified.damaged()
+
+
+def _is_small(entry: Entry) -> bool:
+    return entry.kind == "file" and entry.content_size <= BLOCK_SIZE_BYTES
 
 
 class _Placer:
     """Writes the stream of a content to where it belongs in the file: one run, or the ranges of a sparse one."""
 
-    def __init__(self, new: NewFile, entry: Entry) -> None:
+    def __init__(self, new: PartFile, entry: Entry) -> None:
         self._new = new
         self._ranges = list(reversed(entry.ranges if entry.ranges is not None else ((0, entry.size),)))
         if entry.ranges is not None:

@@ -56,14 +56,14 @@ def apply_new(descriptor: int, entry: Entry, *, as_root: bool) -> None:
         raise TargetError(problem)
 
 
-def apply_unopened(parent: int, name: str, entry: Entry, *, as_root: bool) -> None:
+def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> None:
     """As `apply`, for what cannot be opened: a symlink, a FIFO, a socket, a device."""
     if as_root:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     problem = ""
     for key, value in _wanted(entry, as_root).items():
         try:
-            os.setxattr(f"/proc/self/fd/{parent}/{name}", key, value, follow_symlinks=False)
+            os.setxattr(b"/proc/self/fd/%d/%b" % (parent, name), key, value, follow_symlinks=False)
         except OSError as error:
             problem = _unset(key, error)
     if entry.kind != "symlink":
@@ -91,7 +91,7 @@ def mode_of(entry: Entry, as_root: bool) -> int:
     return entry.mode & ~(stat.S_ISUID | stat.S_ISGID)
 
 
-def change_mode(parent: int, name: str | bytes, mode: int, kind: int) -> None:
+def change_mode(parent: int, name: bytes, mode: int, kind: int) -> None:
     """Set the mode of something of this kind (S_IFMT) that need not be readable; of nothing that took its place."""
     if not _PATH:
         os.chmod(name, mode, dir_fd=parent, follow_symlinks=False)

@@ -125,6 +125,8 @@ def same_item(previous: Entry, status: Stat, trusted_before_ns: int) -> bool:
     )
 
 
+ABSENT = "absent"
+"""Why something is written where nothing was."""
 Overwrite = Literal["always", "if-changed", "never"]
 
 
@@ -141,7 +143,7 @@ class Fate(enum.Enum):
 def restore_fate(entry: Entry, there: os.stat_result | None, overwrite: Overwrite) -> tuple[Fate, str]:
     """Decide what a restore does with a file, link or special file, from the lstat of what is in its place."""
     if there is None:
-        return Fate.WRITE, "absent"
+        return Fate.WRITE, ABSENT
     if overwrite == "never":
         return Fate.LEAVE, "something is there, and --overwrite is never"
     if stat.S_ISDIR(there.st_mode):

@@ -163,8 +163,8 @@ class Restorer:
         if self._dry_run:
             return
         for ref in reversed(portion.header.segments):
-            for entry in reversed(portion.manifest.read(ref)) if ref.dirs else ():
-                if entry.kind == "dir" and not fault_of(entry):
+            for entry in reversed(portion.manifest.directories(ref)):
+                if not fault_of(entry):
                     path = _join(portion.places[entry.root], entry.raw_path)
                     if path not in portion.unknown:
                         self._finish_directory(path, entry)

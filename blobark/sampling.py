@@ -58,3 +58,7 @@ class SampledManifest(Manifest):
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment that belong to the sample."""
         return [entry for entry in self._whole.read(ref) if self._sample.takes(entry)]
+
+    def directories(self, ref: SegmentRef) -> list[Entry]:
+        """As `read`, but only the directories."""
+        return [entry for entry in self.read(ref) if entry.kind == "dir"]

@@ -22,7 +22,7 @@ from blobark.codec import decode_all
 from blobark.errors import BlobExists, BlobNotFound, ContentError, Fatal, SnapshotError, SnapshotNewer, StoreUnusable
 from blobark.headers import check_header
 from blobark.model import FEATURES, FORMAT, Entry, Header, SegmentRef, Server, display
-from blobark.segments import MAX_PLAIN_BYTES, plain_of, read_segment
+from blobark.segments import MAX_PLAIN_BYTES, plain_of, read_directories, read_segment
 from blobark.stores.base import Store
 
 PREFIX = "blobark/"
@@ -273,15 +273,22 @@ class Manifest:
 
     def read(self, ref: SegmentRef) -> list[Entry]:
         """Return the entries of a segment. Raises `SnapshotError`."""
+        return self._read(ref, read_segment)
+
+    def directories(self, ref: SegmentRef) -> list[Entry]:
+        """As `read`, but only the directories: a tenth of the time."""
+        return self._read(ref, read_directories) if ref.dirs else []
+
+    def _read(self, ref: SegmentRef, read: Callable[[SegmentRef, bytes, bytes], list[Entry]]) -> list[Entry]:
         cached = self._cached(ref.digest) if self._cached else None
         if cached is not None:
             with contextlib.suppress(SnapshotError):  # a damaged cache costs a request
-                return read_segment(ref, cached)
+                return read(ref, cached, b"")
         base = self.base(ref.name)
         try:
-            return read_segment(ref, self.stored(ref.name), base)
+            return read(ref, self.stored(ref.name), base)
         except SnapshotError:  # perhaps only on its way
-            return read_segment(ref, self.stored(ref.name), base)
+            return read(ref, self.stored(ref.name), base)
 
 
 class Portion(NamedTuple):

@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from blobark.directories import Directories
 from blobark.errors import Fatal, RootRefused, SourceError
-from blobark.model import Entry, Kind, display, text_or_b64
+from blobark.model import Data, Entry, Kind, display, text_or_b64
 
 KINDS: dict[int, Kind] = {
     stat.S_IFREG: "file",
@@ -297,6 +297,15 @@ def content_hasher(entry: Entry) -> blake3:
     if entry.ranges is not None:
         hasher.update(range_list(entry))
     return hasher
+
+
+def digest_of(entry: Entry, data: Data) -> str:
+    """Return the digest of a file whose content is `data`."""
+    if entry.ranges is None:
+        return blake3(data).hexdigest()
+    hasher = content_hasher(entry)
+    hasher.update(data)
+    return hasher.hexdigest()
 
 
 def range_list(entry: Entry) -> bytes:

@@ -134,7 +134,7 @@ class _Reader:
             check.update(piece)
             yield piece
         if not check.is_right():
-            raise check.error()
+            raise verified.damaged()
 
 
 class _Tar:

@@ -2,36 +2,28 @@
 
 Every directory is opened one component at a time from a descriptor of restore_root, and never through a symlink;
 everything inside is done relative to such a descriptor. So whatever a manifest says, and whatever somebody plants
-in restore_root meanwhile, nothing outside it is touched. A file is written under a temporary name and renamed when
-its content has been verified and its metadata set: it appears whole or not at all.
+in restore_root meanwhile, nothing outside it is touched. Files appear whole (`partfile`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from blobark import metadata
-from blobark.blocks import WRITE_BYTES
 from blobark.directories import Directories
-from blobark.errors import Fatal, Interrupted, LockHeld, TargetError, TargetFull
+from blobark.errors import Fatal, LockHeld, TargetError
 from blobark.filelock import lock
-from blobark.guids import TEMPORARY_PREFIX
 from blobark.model import Entry
+from blobark.partfile import PartFile, named, temporary_name
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_CLOSED = -1
-"""No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
-_TRIAL = f"{TEMPORARY_PREFIX}{0:016}.part"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+_TRIAL = temporary_name(f"{0:016}")
 
 
 class Target:
@@ -122,7 +114,7 @@ class Target:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise TargetError(_why(error)) from None
+            raise named(error) from None
 
     def open_existing(self, path: bytes) -> int:
         """Return a descriptor to read an existing regular file."""
@@ -136,26 +128,23 @@ class Target:
         with _NAMED_ERRORS:
             return os.readlink(name, dir_fd=parent)
 
-    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> NewFile:
+    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> PartFile:
         """Make a file under a temporary name made of `tag`, for `with`; it gets its own name by `keep`, or vanishes.
 
         With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
         """
         parent, name = self._split(path)
-        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
-        with _NAMED_ERRORS:
-            descriptor, was_there = _open_temporary(parent, temporary, go_on=go_on)
-        return NewFile(self.is_root, parent, descriptor, temporary, name, go_on=go_on, was_there=was_there)
+        return PartFile(parent, temporary_name(tag), name, as_root=self.is_root, go_on=go_on)
 
     def make_special(self, path: bytes, entry: Entry, tag: str) -> None:
         """Make a symlink, FIFO, socket or device with its metadata, in place of what is there."""
         parent, name = self._split(path)
-        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
+        temporary = temporary_name(tag)
         with _NAMED_ERRORS:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(temporary, dir_fd=parent)
             if entry.kind == "symlink":
-                os.symlink(entry.raw_link, temporary.encode(), dir_fd=parent)
+                os.symlink(entry.raw_link, temporary, dir_fd=parent)
             else:
                 device = os.makedev(*entry.rdev) if entry.rdev else 0
                 os.mknod(temporary, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
@@ -165,7 +154,7 @@ class Target:
                     metadata.apply_unopened(parent, temporary, entry, as_root=self.is_root)
                 except TargetError as error:
                     problem = error
-                os.rename(temporary.encode(), name, src_dir_fd=parent, dst_dir_fd=parent)
+                os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
             except BaseException:
                 os.unlink(temporary, dir_fd=parent)
                 raise
@@ -175,15 +164,15 @@ class Target:
     def make_link(self, path: bytes, first: bytes, tag: str) -> None:
         """Make `path` a further hard link of the file `first`, in place of what is there."""
         parent, name = self._split(first)
-        temporary = f"{TEMPORARY_PREFIX}{tag}.part"
+        temporary = temporary_name(tag)
         with _NAMED_ERRORS:
             source = os.dup(parent)
             try:
                 parent, new_name = self._split(path)
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(temporary, dir_fd=parent)
-                os.link(name, temporary.encode(), src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
-                os.rename(temporary.encode(), new_name, src_dir_fd=parent, dst_dir_fd=parent)
+                os.link(name, temporary, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+                os.rename(temporary, new_name, src_dir_fd=parent, dst_dir_fd=parent)
                 with contextlib.suppress(FileNotFoundError):  # rename does nothing between two links of one file
                     os.unlink(temporary, dir_fd=parent)
             finally:
@@ -272,71 +261,7 @@ class TrialNames:
         return True
 
 
-class NewFile:
-    """A file in the making; with `with` it ends as one that was kept, or not at all."""
-
-    def __init__(
-        self, as_root: bool, parent: int, descriptor: int, temporary: str, name: bytes, *, go_on: bool, was_there: bool
-    ) -> None:
-        self._as_root = as_root
-        self._parent = parent
-        self._temporary = temporary
-        self._name = name
-        self._go_on = go_on
-        self.descriptor = descriptor
-        self.kept = False
-        self.was_there = was_there
-        """Whether it holds what an interrupted run has written."""
-
-    def __enter__(self) -> NewFile:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        descriptor, self.descriptor = self.descriptor, _CLOSED
-        with _NAMED_ERRORS:
-            os.close(descriptor)
-        if not self.kept and not (self._go_on and isinstance(error, (Interrupted, Fatal))):
-            with contextlib.suppress(OSError):
-                os.unlink(self._temporary, dir_fd=self._parent)
-        _NAMED_ERRORS.__exit__(kind, error, trace)
-
-    def allocate(self, entry: Entry, *, anew: bool = False) -> None:
-        """Give the file its size, and room on the disk unless it is sparse; `anew` forgets what it holds."""
-        if anew:
-            os.ftruncate(self.descriptor, 0)
-            self.was_there = False
-        os.ftruncate(self.descriptor, entry.size)
-        if entry.ranges is None:
-            try:
-                os.posix_fallocate(self.descriptor, 0, entry.size)
-            except OSError as error:
-                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                    raise
-
-    def write(self, data: bytes | memoryview, offset: int) -> None:
-        """Write all of `data` at `offset`."""
-        view = memoryview(data)
-        while view:
-            written = os.pwrite(self.descriptor, view[:WRITE_BYTES], offset)
-            view = view[written:]
-            offset += written
-
-    def keep(self, entry: Entry) -> None:
-        """Set the metadata and give the file its name, in place of what has it. The content has been verified."""
-        problem = None
-        try:
-            metadata.apply_new(self.descriptor, entry, as_root=self._as_root)
-        except TargetError as error:
-            problem = error
-        os.rename(self._temporary.encode(), self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)
-        self.kept = True
-        if problem is not None:
-            raise TargetError(f"restored, but {problem.message}")
-
-
-def _empty_directory(parent: int, name: str) -> int:
+def _empty_directory(parent: int, name: bytes) -> int:
     """Return a descriptor of a new directory, or of one that a run has left which was killed."""
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
@@ -354,26 +279,6 @@ def _clear(descriptor: int) -> None:
         os.unlink(name, dir_fd=descriptor)
 
 
-def _open_temporary(parent: int, name: str, *, go_on: bool) -> tuple[int, bool]:
-    """Open a temporary file; say whether it is one that was there and can be gone on with.
-
-    That is a regular file of our own with no other name, so that nothing else is written to.
-    """
-    try:
-        return os.open(name, _CREATE, 0o600, dir_fd=parent), False
-    except FileExistsError:  # left by a run that was killed
-        pass
-    if go_on:
-        with contextlib.suppress(OSError):
-            descriptor = os.open(name, _GO_ON, dir_fd=parent)
-            status = os.fstat(descriptor)
-            if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
-                return descriptor, True
-            os.close(descriptor)
-    os.unlink(name, dir_fd=parent)
-    return os.open(name, _CREATE, 0o600, dir_fd=parent), False
-
-
 class _NamedErrors:
     """Turns the operating system's errors into `TargetFull` (the run cannot go on) or `TargetError` (this item)."""
 
@@ -381,19 +286,8 @@ class _NamedErrors:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if not isinstance(error, OSError):
-            return
-        if error.errno in _FULL:
-            raise TargetFull(
-                f"restore_root cannot be written ({error.strerror})", "make room and run it again"
-            ) from None
-        raise TargetError(_why(error)) from None
+        if isinstance(error, OSError):
+            raise named(error) from None
 
 
 _NAMED_ERRORS = _NamedErrors()
-
-
-def _why(error: OSError) -> str:
-    if error.errno in (errno.ELOOP, errno.ENOTDIR):
-        return "a symlink, or something that is not a directory, is on the way to it"
-    return f"cannot be written ({error.strerror})"
