@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,8 +36,15 @@ class Directories:
                 self._opened.discard(here.descriptor)
                 os.close(here.descriptor)
             self._opened.add(descriptor)
-        here.path, here.descriptor = path, descriptor
+        here.path, here.descriptor, here.fact = path, descriptor, None
         return descriptor
+
+    def fact(self, look: Callable[[int], bool]) -> bool:
+        """Return what `look` finds out about the directory that this thread has open, which it does once."""
+        here = self._here
+        if here.fact is None:
+            here.fact = look(here.descriptor)
+        return bool(here.fact)
 
     def close(self) -> None:
         """Close all that is open; no thread uses it any more."""

@@ -37,17 +37,17 @@ from metrics.stages import COMPARE, DECODE, METADATA, WRITE
 Told = TypeVar("Told")
 
 
-class RestoreJob(NamedTuple):
-    """An item to restore at `path`, relative to restore_root.
-
-    `is_mapped`: only a map names it, not a snapshot. `is_fresh`: this run has made the directory that it goes to, so
-    there is nothing in its place.
-    """
+class RestoreJob(msgspec.Struct, array_like=True, gc=False):
+    """An item to restore at `path`, relative to restore_root."""
 
     path: bytes
     entry: Entry
     is_mapped: bool = False
+    """Only a map names it, not a snapshot."""
     is_fresh: bool = False
+    """This run has made the directory that it goes to, which nobody else enters yet: there is nothing in its place."""
+    is_cleared: bool = False
+    """What was in its place has been removed, or would be."""
     bundle: str = ""
     """What neighbours in a pack have in common."""
 
@@ -161,7 +161,8 @@ class Fetcher:
         entry = step.entry
         try:
             since_ns = self._stages.now()
-            with self._target.new_file(job.path, tag_of(job.path)) as new:
+            mode = entry.mode & 0o777 if job.is_fresh and not job.is_mapped else None
+            with self._target.new_file(job.path, tag_of(job.path), mode=mode) as new:
                 if entry.ranges is None:
                     new.write(step.data, 0)
                 else:
@@ -178,7 +179,7 @@ class Fetcher:
         if job.is_fresh and not (self._dry_run or job.is_mapped) and _is_small(entry):
             return _Small(entry, "", ABSENT)
         since_ns = self._stages.now()
-        there = None if job.is_fresh else self._look(path)
+        there = None if job.is_fresh or job.is_cleared else self._look(path)
         md5 = ""
         if job.is_mapped:  # the blob itself has to tell
             described = content.describe_blob(self._store, of_entry(self._server, entry)[0].blob, entry)

@@ -13,8 +13,8 @@ from functools import lru_cache
 
 from blobark.codec import ZSTD
 from blobark.errors import ConfigError, SnapshotError
-from blobark.guids import GUID_PATTERN, TEMPORARY_NAME
-from blobark.model import Entry, Extent, Header, display
+from blobark.guids import GUID_PATTERN, TEMPORARY_NAME, TEMPORARY_PREFIX
+from blobark.model import Entry, Extent, Header, display, sort_key
 from blobark.stores.base import check_key
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -59,9 +59,11 @@ def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes
     last: tuple[int, bytes] = (-1, b"")
     for entry in entries:
         try:
-            path, first, key = entry.raw_path, entry.raw_hardlink_to, entry.sort_key
+            path = entry.raw_path
+            first = entry.raw_hardlink_to if entry.hardlink_to_any else b""
         except ValueError:
             raise SnapshotError("the manifest is damaged: a path is no base64") from None
+        key = sort_key(entry.root, path)
         if not 0 <= entry.root < roots or key <= last:
             raise SnapshotError(f"the manifest is damaged: {display(path)} is out of order")
         last = key
@@ -72,9 +74,10 @@ def checked(entries: Iterable[Entry], roots: int) -> Iterator[tuple[Entry, bytes
                 raise SnapshotError("the manifest is damaged: a root is no directory")
             root, above = entry.root, [b""]
         else:
-            check_path(path)
-            parent = path.rpartition(b"/")[0]
-            while above and above[-1] != parent:
+            parent, _, name = path.rpartition(b"/")
+            if name in _NOWHERE or b"\0" in name or path.startswith(b"/"):
+                check_path(path)
+            while above and above[-1] != parent:  # which have been checked
                 above.pop()
             if not above:
                 raise SnapshotError(f"the manifest is damaged: {display(path)} lies below what is no directory")
@@ -118,8 +121,9 @@ def _fault_of_kind(entry: Entry) -> str:
 
 
 def _is_temporary(entry: Entry) -> bool:
-    name = entry.raw_path.rpartition(b"/")[2]
-    return name.startswith(b".") and TEMPORARY_NAME.fullmatch(name) is not None
+    if TEMPORARY_PREFIX not in entry.path and not entry.path_b64:
+        return False
+    return TEMPORARY_NAME.fullmatch(entry.raw_path.rpartition(b"/")[2]) is not None
 
 
 def _fault_of_link(entry: Entry) -> str:
@@ -152,7 +156,7 @@ def _fault_of_content(entry: Entry) -> str:
 
 def is_extent(extent: Extent) -> bool:
     """Whether an extent can be."""
-    if min(extent.stored_offset, extent.stored_length, extent.plain_length, extent.skip) < 0:
+    if extent.stored_offset < 0 or extent.stored_length < 0 or extent.plain_length < 0 or extent.skip < 0:
         return False
     if extent.codec:
         fits = extent.codec == ZSTD and extent.skip <= _MAX_SKIP_BYTES

@@ -43,17 +43,31 @@ def apply(descriptor: int, entry: Entry, *, as_root: bool) -> None:
         raise TargetError(problem)
 
 
-def apply_new(descriptor: int, entry: Entry, *, as_root: bool) -> None:
-    """As `apply`, for a file that has just been made: mode and time differ for sure, the owner often does not."""
-    if as_root:
-        status = os.fstat(descriptor)
-        if (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-            os.chown(descriptor, entry.uid, entry.gid)
-    problem = _apply_xattrs(descriptor, entry, as_root)
-    os.chmod(descriptor, mode_of(entry, as_root))
+def apply_new(descriptor: int, entry: Entry, *, as_root: bool, is_bare: bool) -> None:
+    """As `apply`, for a file that has just been made: its time differs for sure.
+
+    `is_bare`: it has inherited no attributes, as `makes_bare` says of its directory.
+    """
+    status = os.fstat(descriptor)
+    if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+        os.chown(descriptor, entry.uid, entry.gid)
+    problem = "" if is_bare and not entry.xattrs else _apply_xattrs(descriptor, entry, as_root)
+    mode = mode_of(entry, as_root)
+    if entry.xattrs or not is_bare or stat.S_IMODE(status.st_mode) != mode:
+        os.fchmod(descriptor, mode)
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
     if problem:
         raise TargetError(problem)
+
+
+def makes_bare(directory: int) -> bool:
+    """Whether what is made in an open directory inherits no attributes from it: an ACL is all that is inherited."""
+    if not _HAS_XATTRS:
+        return True
+    try:
+        return "system.posix_acl_default" not in os.listxattr(directory)
+    except OSError:
+        return False
 
 
 def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> None:

@@ -20,6 +20,8 @@ from blobark.model import Data, Entry
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+PRIVATE = 0o600
+"""The mode of what others could see before it is finished."""
 _CLOSED = -1
 """No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -31,20 +33,34 @@ class PartFile:
     With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
     """
 
-    __slots__ = ("_as_root", "_go_on", "_name", "_parent", "_temporary", "descriptor", "kept", "was_there")
+    __slots__ = ("_as_root", "_go_on", "_is_bare", "_name", "_parent", "_temporary", "descriptor", "kept", "was_there")
 
-    def __init__(self, parent: int, temporary: bytes, name: bytes, *, as_root: bool, go_on: bool) -> None:
-        """Make it in the directory `parent`; it is to be called `name`. Raises `TargetError`, `TargetFull`."""
+    def __init__(
+        self,
+        parent: int,
+        temporary: bytes,
+        name: bytes,
+        *,
+        as_root: bool,
+        go_on: bool = False,
+        mode: int = PRIVATE,
+        is_bare: bool = False,
+    ) -> None:
+        """Make it in the directory `parent`; it is to be called `name`. Raises `TargetError`, `TargetFull`.
+
+        `is_bare` is what `metadata.makes_bare` says of the directory.
+        """
         self._as_root = as_root
         self._parent = parent
         self._temporary = temporary
         self._name = name
         self._go_on = go_on
+        self._is_bare = is_bare
         self.kept = False
         self.was_there = False
         """Whether it holds what an interrupted run has written."""
         try:
-            self.descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
+            self.descriptor = os.open(temporary, _CREATE, mode, dir_fd=parent)
         except FileExistsError:  # left by a run that was killed
             self._take_up()
         except OSError as error:
@@ -63,7 +79,7 @@ class PartFile:
                         return
                     os.close(self.descriptor)
             os.unlink(temporary, dir_fd=parent)
-            self.descriptor = os.open(temporary, _CREATE, 0o600, dir_fd=parent)
+            self.descriptor = os.open(temporary, _CREATE, PRIVATE, dir_fd=parent)
         except OSError as error:
             raise named(error) from None
 
@@ -111,7 +127,7 @@ class PartFile:
         """Set the metadata and give the file its name, in place of what has it. The content has been verified."""
         problem = None
         try:
-            metadata.apply_new(self.descriptor, entry, as_root=self._as_root)
+            metadata.apply_new(self.descriptor, entry, as_root=self._as_root, is_bare=self._is_bare)
         except TargetError as error:
             problem = error
         os.rename(self._temporary, self._name, src_dir_fd=self._parent, dst_dir_fd=self._parent)

@@ -220,8 +220,9 @@ class Restorer:
                 with self._context.engine.stages.timed(METADATA):
                     above.append((path, self._make_directory(job)))
             elif not job.entry.hardlink_to_any and not self._is_held(path):
-                is_fresh = (bool(above) and above[-1][1]) or self._has_room_made(job)
-                yield RestoreJob(path, job.entry, job.is_mapped, is_fresh) if is_fresh else job
+                job.is_fresh = bool(above) and above[-1][1]
+                job.is_cleared = not job.is_fresh and self._has_room_made(job)
+                yield job
 
     def _is_held(self, path: bytes) -> bool:
         if self._archive is None or self._dry_run or not (path in self._promoted or self._archive.holds(path)):
@@ -379,7 +380,8 @@ def _bundle(jobs: list[RestoreJob], number: int) -> Iterator[RestoreJob]:
         return
     name = str(number)
     for job in jobs:
-        yield RestoreJob(job.path, job.entry, job.is_mapped, job.is_fresh, name)
+        job.bundle = name
+        yield job
 
 
 def _action(entry: Entry, status: Status) -> str:

@@ -128,13 +128,18 @@ class Target:
         with _NAMED_ERRORS:
             return os.readlink(name, dir_fd=parent)
 
-    def new_file(self, path: bytes, tag: str, *, go_on: bool = False) -> PartFile:
+    def new_file(self, path: bytes, tag: str, *, go_on: bool = False, mode: int | None = None) -> PartFile:
         """Make a file under a temporary name made of `tag`, for `with`; it gets its own name by `keep`, or vanishes.
 
         With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
+        With `mode`, in a directory that nobody else can enter yet, it has that from the start, which saves time.
         """
         parent, name = self._split(path)
-        return PartFile(parent, temporary_name(tag), name, as_root=self.is_root, go_on=go_on)
+        temporary = temporary_name(tag)
+        if mode is None or self._directories is None:
+            return PartFile(parent, temporary, name, as_root=self.is_root, go_on=go_on)
+        is_bare = self._directories.fact(metadata.makes_bare)
+        return PartFile(parent, temporary, name, as_root=self.is_root, go_on=go_on, mode=mode, is_bare=is_bare)
 
     def make_special(self, path: bytes, entry: Entry, tag: str) -> None:
         """Make a symlink, FIFO, socket or device with its metadata, in place of what is there."""
