@@ -121,7 +121,8 @@ class Fetcher:
     def _begin(self, job: RestoreJob) -> _Small | Outcome:
         """Do everything but the fetching and writing of a small file."""
         entry = job.entry
-        self._stages.begin(job.path, entry.size)
+        if not job.bundle:
+            self._stages.begin(job.path, entry.size)
         try:
             if entry.error and not entry.has_content:
                 return Outcome(0, entry, Status.FAILED, reason=saved_badly(entry))

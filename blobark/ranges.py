@@ -10,7 +10,7 @@ rest is read, and a frame that is none is read once more.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from blobark.codec import decoded
@@ -105,7 +105,15 @@ def _read_run(store: Store, extents: Sequence[Extent], run: Run, stages: Stages)
     except ContentError as error:
         return dict.fromkeys(run.members, error) | _read_what_is_left(store, extents, run, stages)
     found: dict[int, bytes | ContentError] = {}
-    for (start, size), places in _by_frame(extents, run.members).items():
+    frames: dict[tuple[int, int], list[int]] = {}
+    for place in run.members:
+        extent = extents[place]
+        if extent.codec:
+            frames.setdefault((extent.stored_offset, extent.stored_length), []).append(place)
+        else:
+            start = extent.stored_offset - run.offset
+            found[place] = bytes(data[start : start + extent.stored_length])
+    for (start, size), places in frames.items():
         wanted = [extents[place] for place in places]
         parts = _parts(data[start - run.offset : start - run.offset + size], wanted, stages)
         if None in parts:  # perhaps only on its way
@@ -136,26 +144,15 @@ def _read_again(store: Store, extent: Extent) -> memoryview:
         return memoryview(b"")
 
 
-def _by_frame(extents: Sequence[Extent], places: Iterable[int]) -> dict[tuple[int, int], list[int]]:
-    frames: dict[tuple[int, int], list[int]] = {}
-    for place in places:
-        extent = extents[place]
-        frames.setdefault((extent.stored_offset, extent.stored_length), []).append(place)
-    return frames
-
-
 def _parts(stored: memoryview, extents: Sequence[Extent], stages: Stages) -> list[bytes | None]:
-    """Return the parts of one frame, or of one plain run; None for one that cannot be had of it."""
-    most = max((extent.skip + extent.plain_length for extent in extents if extent.codec), default=0)
+    """Return the parts of one frame; None for one that cannot be had of it."""
+    most = max(extent.skip + extent.plain_length for extent in extents)
     try:
         plain = b"".join(decoded([stored], 0, most, stages)) if most else b""
     except ContentError:
         plain = b""
-    parts: list[bytes | None] = []
-    for extent in extents:
-        part = plain[extent.skip : extent.skip + extent.plain_length] if extent.codec else bytes(stored)
-        parts.append(part if len(part) == extent.plain_length else None)
-    return parts
+    parts = [plain[extent.skip : extent.skip + extent.plain_length] for extent in extents]
+    return [part if len(part) == extent.plain_length else None for part, extent in zip(parts, extents, strict=True)]
 
 
 class Requests:
