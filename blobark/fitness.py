@@ -241,11 +241,21 @@ def may_be_long(portion: Portion, names: Names, root: Path) -> bool:
     """Whether any path may be too long where it lands. It never is: so this looks at the length of lines first."""
     most = names.most_path_bytes - len(os.fsencode(root)) - max(map(len, portion.places)) - 3
     for ref in portion.header.segments:
-        lines = portion.manifest.lines(ref)
-        if max(map(len, lines.split(b"\n"))) > most:
+        if has_line_above(most, portion.manifest.lines(ref)):
             entries = portion.manifest.read(ref)
             if any(max(len(entry.path) * _MOST_CHARACTER_BYTES, len(entry.path_b64)) > most for entry in entries):
                 return True
+    return False
+
+
+def has_line_above(most: int, text: bytes) -> bool:
+    """Whether a line is longer than that; looks only at where it would have to end."""
+    begin = 0
+    while len(text) - begin > most:
+        end = text.rfind(b"\n", begin, begin + most + 1)
+        if end < 0:
+            return True
+        begin = end + 1
     return False
 
 

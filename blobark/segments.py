@@ -188,11 +188,22 @@ def decode_lines(plain: bytes, name: str) -> list[Entry]:
 
 def read_directories(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entry]:
     """As `read_segment`, but only the directories: of all other lines none is decoded."""
-    lines = [line for line in plain_segment(ref, stored, base).splitlines() if _DIRECTORY in line]
+    lines = _lines_with(_DIRECTORY, plain_segment(ref, stored, base))
     entries = [entry for entry in decode_lines(b"\n".join(lines), ref.digest) if entry.kind == "dir"]
     if len(entries) == ref.dirs:
         return entries
     return [entry for entry in read_segment(ref, stored, base) if entry.kind == "dir"]  # spelled in another way
+
+
+def _lines_with(word: bytes, text: bytes) -> list[bytes]:
+    """Return the lines that hold `word`."""
+    lines = []
+    at = text.find(word)
+    while at >= 0:
+        end = text.find(b"\n", at)
+        lines.append(text[text.rfind(b"\n", 0, at) + 1 : end])
+        at = text.find(word, end)
+    return lines
 
 
 def read_segment(ref: SegmentRef, stored: bytes, base: bytes = b"") -> list[Entry]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -171,3 +172,12 @@ def test_room_is_counted_for_each_file_system(tmp_path: Path) -> None:
         command = disk.inside([sys.executable, "-c", script, str(tmp_path)])
         done = subprocess.run(command, capture_output=True, check=True, cwd=Path(__file__).resolve().parent.parent)
     assert done.stdout.startswith(b"2,097,152 bytes and 1 inodes are needed at the least, and 1,048,576 bytes")
+
+
+def test_a_long_line_is_found_wherever_it_is() -> None:
+    dice = random.Random(5)
+    for _ in range(2000):
+        lines = [b"x" * dice.choice((0, 1, 7, 8, 9, 20)) for _ in range(dice.randrange(6))]
+        text = b"".join(line + b"\n" for line in lines)
+        assert fitness.has_line_above(8, text) == any(len(line) > 8 for line in lines), text
+    assert fitness.has_line_above(-1, b"x\n")

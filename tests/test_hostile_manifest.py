@@ -86,6 +86,7 @@ SHAPES: dict[str, list[Make]] = {
         lambda f: item("d", "symlink", link="../outside/dir", hardlink_to="x"),
         lambda f: f.file("d/x"),
     ],
+    "absolute, right below its root": [lambda f: f.file("/x")],
     "below a file": [lambda f: f.file("d"), lambda f: f.file("d/x")],
     "out of order": [lambda f: f.file("b"), lambda f: f.file("a")],
     "twice": [lambda f: f.file("a", b"1"), lambda f: f.file("a", b"2")],

@@ -1,0 +1,105 @@
+"""What a restore makes in directories of its own has the entry's metadata, whatever it would get without that."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+
+import pytest
+
+from tests.forge import MTIME_NS, b64, described, digest, item, lines
+from tests.scene import Scene, judged
+
+MODES = (0o000, 0o400, 0o600, 0o640, 0o644, 0o755, 0o777, 0o1644, 0o2755, 0o4755)
+_NO_ID = 0xFFFF_FFFF
+_ACL = "system.posix_acl_default"
+
+
+def acl(*entries: tuple[int, int, int]) -> bytes:
+    """Return an ACL as the kernel takes it, of (tag, permissions, id)."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+GENEROUS = acl((1, 7, _NO_ID), (2, 7, 4321), (4, 7, _NO_ID), (0x10, 7, _NO_ID), (0x20, 5, _NO_ID))
+"""The owner, user 4321 and the group may do all, others read."""
+
+
+@pytest.fixture
+def files(scene: Scene) -> dict[str, int]:
+    """A snapshot with a file of each mode in a new directory and in one below it; their modes by their names."""
+    names = {f"dir/{mode:04o}": mode for mode in MODES} | {f"dir/sub/{mode:04o}": mode for mode in MODES}
+    entries = [scene.forge.file(name, mode=mode) for name, mode in names.items()]
+    entries += [item("dir", "dir", mode=0o2750), item("dir/sub", "dir", mode=0o1777)]
+    scene.forge.snapshot(*sorted(entries, key=lambda entry: entry["path"].replace("/", "\0")))
+    return {**names, "dir": 0o2750, "dir/sub": 0o1777}
+
+
+def restore(scene: Scene, umask: int) -> None:
+    command = [*scene.workspace.command("restore"), "--json"]
+    judged(subprocess.run(command, capture_output=True, umask=umask, check=False), 0)
+
+
+def check(scene: Scene, files: dict[str, int], owner: tuple[int, int]) -> None:
+    for name, mode in files.items():
+        path = scene.restored / name
+        status = path.stat()
+        found = (status.st_mode & 0o7777, status.st_mtime_ns, (status.st_uid, status.st_gid))
+        assert found == (mode, MTIME_NS, owner), name
+        assert os.listxattr(path) == [], name
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+def test_a_umask_changes_no_mode(scene: Scene, files: dict[str, int], umask: int) -> None:
+    restore(scene, umask)
+    check(scene, files, (os.geteuid(), os.getegid()))
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_an_acl_of_restore_root_is_not_inherited(scene: Scene, files: dict[str, int], umask: int) -> None:
+    scene.restored.mkdir()
+    os.setxattr(scene.restored, _ACL, GENEROUS)
+    restore(scene, umask)
+    check(scene, files, (os.geteuid(), os.getegid()))
+
+
+def test_a_group_of_restore_root_is_not_inherited(scene: Scene, files: dict[str, int]) -> None:
+    scene.restored.mkdir()
+    if os.geteuid() == 0:
+        os.chown(scene.restored, -1, 4321)
+    scene.restored.chmod(0o2755)
+    restore(scene, 0o022)
+    check(scene, files, (os.geteuid(), os.getegid()))
+
+
+def test_the_owners_are_the_entries(scene: Scene) -> None:
+    """As root; for nobody else, who cannot give files away, they lose the bit that was meant for the owner."""
+    owners = {f"dir/{number:02}": (1000 + number, 2000 + number) for number in range(20)}
+    entries = [scene.forge.file(name, mode=0o4640, uid=uid, gid=gid) for name, (uid, gid) in owners.items()]
+    scene.forge.snapshot(item("dir", "dir"), *entries)
+    restore(scene, 0o022)
+    for name, owner in owners.items():
+        status = (scene.restored / name).stat()
+        found = ((status.st_uid, status.st_gid), status.st_mode & 0o7777)
+        assert found == ((owner, 0o4640) if os.geteuid() == 0 else ((os.geteuid(), os.getegid()), 0o640)), name
+
+
+def test_an_acl_that_is_an_entrys_is_set(scene: Scene) -> None:
+    wanted = acl((1, 6, _NO_ID), (2, 4, 4321), (4, 4, _NO_ID), (0x10, 4, _NO_ID), (0x20, 0, _NO_ID))
+    name = "system.posix_acl_access"
+    bare, with_acl = scene.forge.file("dir/a"), scene.forge.file("dir/b", mode=0o640, xattrs={name: b64(wanted)})
+    scene.forge.snapshot(item("dir", "dir"), bare, with_acl)
+    restore(scene, 0o022)
+    assert os.listxattr(scene.restored / "dir/a") == []
+    assert os.getxattr(scene.restored / "dir/b", name) == wanted
+
+
+def test_a_directory_that_is_spelled_in_another_way_is_finished_too(scene: Scene) -> None:
+    """Its line holds no `"dir"`, but JSON that says the same."""
+    entries = [item("", "dir"), item("folder", "dir", mode=0o751), item('not a "dir"', "fifo")]
+    plain = lines(entries).replace(b'"kind": "dir"', rb'"kind": "\u0064ir"')
+    forge = scene.forge
+    forge.publish(forge.header([{**described(digest(plain), plain, entries), **forge.segment(plain)}]))
+    restore(scene, 0o022)
+    status = (scene.restored / "folder").stat()
+    assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, MTIME_NS)
