@@ -17,6 +17,7 @@ after an interruption, a thread that hangs is not waited for.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -123,6 +124,33 @@ def beside(work: Callable[[], None], name: str) -> threading.Thread:
     except RuntimeError:  # the system gives us no more of them
         raise _no_thread() from None
     return thread
+
+
+@contextlib.contextmanager
+def meanwhile(work: Callable[[], None], name: str, stop: threading.Event) -> Iterator[None]:
+    """Have `work` done in a thread while the block goes on; its end waits for it, and raises what it has raised.
+
+    Where `stop` is set meanwhile, or the block fails, the thread is left behind.
+
+    Raises:
+        Interrupted: the run was asked to stop.
+    """
+    errors: list[BaseException] = []
+
+    def noted() -> None:
+        try:
+            work()
+        except BaseException as error:  # it is raised again at the end of the block
+            errors.append(error)
+
+    thread = beside(noted, name)
+    yield
+    while thread.is_alive():
+        if stop.is_set():
+            raise Interrupted()
+        thread.join(LOOK_UP_S)
+    for error in errors:
+        raise error
 
 
 class Engine:

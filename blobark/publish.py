@@ -23,6 +23,7 @@ from blobark.catalog import Catalog
 from blobark.clock import now_ns, utc
 from blobark.codec import ZSTD
 from blobark.context import Context
+from blobark.engine import meanwhile
 from blobark.errors import Fatal
 from blobark.identity import this_host
 from blobark.index import remember_snapshot
@@ -52,10 +53,12 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
         return [snapshot.put_segment(store, result.server, name, stored, check=check) for name, stored in batch]
 
     sent: set[str] = set()
-    for (name, stored), _ in context.engine.run(_new_segments(catalog, saver, patches, refs), send, cost=_stored_bytes):
-        sent.add(name)
-        result.segments_sent += 1
-        result.segment_bytes += len(stored)
+    with meanwhile(store.sync, "sync", context.engine.stop):  # most of what the header has to wait for
+        new = _new_segments(catalog, saver, patches, refs)
+        for (name, stored), _ in context.engine.run(new, send, cost=_stored_bytes):
+            sent.add(name)
+            result.segments_sent += 1
+            result.segment_bytes += len(stored)
     needed = [name for ref in refs for name in ref.objects if name not in sent]
     before = [name for ref in (parent.segments if parent else ()) for name in ref.objects if name not in sent]
     carried.mend(context, catalog, store, result.server, needed, before)
