@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import endpoint, table, trees
-from bench.measure import Cost, Failed, do, say
+from bench.measure import Cost, Failed, Filler, do, say
 from bench.tools import AzCopy, Bare, Blobark, Place, Rclone, Restic, Tool
 
 Costs = dict[tuple[str, str], list[Cost]]
@@ -63,7 +63,7 @@ def _azure(args: argparse.Namespace, work: Path, account: endpoint.Account) -> N
 def folder(args: argparse.Namespace, work: Path) -> None:
     """Save, save again unchanged, and restore, with stores in folders."""
     makers: dict[str, Callable[[], Tool]] = {
-        "blobark": Blobark,
+        **args.own,
         "rclone": partial(Rclone, args.rclone),
         "restic": partial(Restic, args.restic),
         "bare": Bare,
@@ -163,6 +163,7 @@ def compare(
     """Let every tool do every step, `runs` times; `requests` tells how many a server has answered."""
     costs: Costs = {}
     log = work / "output"
+    filler = Filler(work / "holes")
     for number in range(1, runs + 1):
         places = {}
         for tool in tools:
@@ -175,6 +176,7 @@ def compare(
             for name in order:
                 if step not in jobs[name]:
                     continue
+                filler.fill()
                 before = requests()
                 cost = do(jobs[name][step], log)
                 cost = dataclasses.replace(cost, requests=requests() - before)
@@ -182,6 +184,7 @@ def compare(
                     trees.compare(places[name].tree, places[name].restored)
                 costs.setdefault((step, name), []).append(cost)
                 say(f"{number}/{runs} {step:<9} {name:<8} {cost.wall_s:8.2f} s, {cost.cpu_s:8.2f} s of CPU")
+    filler.close()
     names = [tool.name for tool in tools]
     return dict(sorted(costs.items(), key=lambda item: (steps.index(item[0][0]), names.index(item[0][1]))))
 

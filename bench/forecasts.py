@@ -16,17 +16,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import psutil
 import yaml
 
 from bench import table, trees
 from bench.benches import settle
-from bench.measure import Failed, say
+from bench.measure import Failed, Filler, say
 
 ROOT = Path(__file__).resolve().parent.parent
 MIB = 1 << 20
-HOLES_BYTES = 1 << 40
-PIECE_BYTES = 16 * MIB
 SHAPES = ((500, 4000, 100, 4000), (200, 3000, 1000, 60_000), (20, 200, 100_000, 4 * MIB), (2, 12, 9 * MIB, 40 * MIB))
 """Files, and bytes of a file: each from, to."""
 WORKERS = ("auto", 1, 4)
@@ -40,7 +37,7 @@ def forecast(args: argparse.Namespace, work: Path) -> None:
     """Restore `--teach` trees, then `--trees` more; print how many of those fell inside their interval."""
     pick = random.Random(args.seed)
     settle(work)
-    filler = _Filler(work / "holes")
+    filler = Filler(work / "holes")
     rows = [["tree", "workers", "files", "MB", "forecast, s", "took, s", "off", "inside"]]
     inside, widths, errors = 0, [], []
     for number in range(args.teach + args.trees):
@@ -68,27 +65,6 @@ def forecast(args: argparse.Namespace, work: Path) -> None:
     print(f"\n{inside} of {args.trees} inside; half the width, median: {width:.0%}; off by {median(errors):.0%}")
     if inside < LEAST_INSIDE * args.trees or width > MOST_HALF_WIDTH:
         raise Failed(f"wanted: {LEAST_INSIDE:.0%} inside, half the width at most {MOST_HALF_WIDTH:.0%}")
-
-
-class _Filler:
-    """Lets the cache take the memory that is free.
-
-    A virtual machine's free pages may have gone back to its host: then writing to one takes ten times as long as to
-    one that the cache gives up, and a restore's time tells how much was free. A file of holes fills it at once.
-    """
-
-    def __init__(self, file: Path) -> None:
-        self._fd = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._fd, HOLES_BYTES)
-        self._offset = 0
-
-    def fill(self) -> None:
-        end = min(self._offset + psutil.virtual_memory().free, HOLES_BYTES)
-        while self._offset < end:
-            self._offset += len(os.pread(self._fd, PIECE_BYTES, self._offset))
-
-    def close(self) -> None:
-        os.close(self._fd)
 
 
 def _new_tree(work: Path, pick: random.Random, number: int, scale: float) -> tuple[int, int]:

@@ -109,7 +109,7 @@ def _add_more(commands: Any, shared: argparse.ArgumentParser) -> None:
     folder = commands.add_parser("folder", parents=[shared], help="save, save again and restore, stores in folders")
     folder.add_argument("--files", type=int, default=100_000)
     folder.add_argument("--size", type=int, default=2048, help="bytes of a file on average; they have 0 to twice that")
-    folder.set_defaults(bench=benches.folder)
+    folder.set_defaults(bench=benches.folder, own={**benches.OWN_MAKERS, **small.packed()})
 
     memory = commands.add_parser("memory", parents=[shared], help="peak memory with few and with many files")
     memory.add_argument("--files", type=int, nargs=2, default=[100_000, 1_000_000])

@@ -31,14 +31,15 @@ def small(args: argparse.Namespace, work: Path) -> None:
         print(f"a loop that only {what} these files: {args.files / seconds:,.0f} files/s")
 
 
+def packed() -> dict[str, Callable[[], Tool]]:
+    """Return Blobark with packs."""
+    return {"blobark-packs": partial(Blobark, name="blobark-packs", choices=PACKS)}
+
+
 def own() -> dict[str, Callable[[], Tool]]:
-    """Return Blobark as it is, with packs, and with compressed packs."""
-    choices: dict[str, dict[str, object]] = {
-        "blobark-packs": PACKS,
-        "blobark-packs-zstd": {**PACKS, "compression": "zstd"},
-        "blobark": {},
-    }
-    return {name: partial(Blobark, name=name, choices=chosen) for name, chosen in choices.items()}
+    """Return Blobark with packs, with compressed packs, and as it is."""
+    name, choices = "blobark-packs-zstd", {**PACKS, "compression": "zstd"}
+    return {**packed(), name: partial(Blobark, name=name, choices=choices), **benches.OWN_MAKERS}
 
 
 def _in_folders(args: argparse.Namespace, work: Path) -> None:
