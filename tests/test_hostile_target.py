@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from blobark.fetch import tag_of
 from tests.forge import MTIME_NS, b64, item
 from tests.racer import racing
 from tests.scene import Scene, judged
@@ -109,12 +110,10 @@ def test_a_file_stays_where_a_directory_should_go_if_nothing_may_be_overwritten(
 @pytest.mark.parametrize("size", [10, 9 << 20], ids=["small", "large"])
 def test_leftovers_under_temporary_names_do_no_harm(scene: Scene, size: int) -> None:
     forge, restored = scene.forge, scene.restored
-    entries = {
-        name: forge.file(name, name[:1].encode() * size) for name in ("dir", "fifo", "file", "hardlink", "symlink")
-    }
-    forge.snapshot(*entries.values())
+    names = ("dir", "fifo", "file", "hardlink", "symlink")
+    forge.snapshot(*[forge.file(name, name[:1].encode() * size) for name in names])
     restored.mkdir()
-    place = {name: restored / f".blobark-{entry['guid']}.part" for name, entry in entries.items()}
+    place = {name: restored / f".blobark-{tag_of(name.encode())}.part" for name in names}
     place["dir"].mkdir()
     os.mkfifo(place["fifo"])
     place["file"].write_bytes(b"left")
