@@ -162,7 +162,7 @@ class Fetcher:
         entry = step.entry
         try:
             since_ns = self._stages.now()
-            mode = entry.mode & 0o777 if job.is_fresh and not job.is_mapped else None
+            mode = entry.mode & 0o777 if job.is_fresh and not (job.is_mapped or entry.xattrs) else None
             with self._target.new_file(job.path, tag_of(job.path), mode=mode) as new:
                 if entry.ranges is None:
                     new.write(step.data, 0)

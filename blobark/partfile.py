@@ -22,6 +22,8 @@ _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _GO_ON = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 PRIVATE = 0o600
 """The mode of what others could see before it is finished."""
+_OTHERS = 0o077
+"""What a mode allows to others than the owner."""
 _CLOSED = -1
 """No descriptor: so a thread that was left behind cannot write to what has the number of its file next."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -67,14 +69,18 @@ class PartFile:
             raise named(error) from None
 
     def _take_up(self) -> None:
-        """Take up a regular file of our own with no other name, so that nothing else is written to; or begin anew."""
+        """Take up a regular file of our own with no other name, so that nothing else is written to; or begin anew.
+
+        One that others might have open is not taken up: they would read what is written to it now.
+        """
         parent, temporary = self._parent, self._temporary
         try:
             if self._go_on:
                 with contextlib.suppress(OSError):
                     self.descriptor = os.open(temporary, _GO_ON, dir_fd=parent)
                     status = os.fstat(self.descriptor)
-                    if stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and status.st_uid == os.geteuid():
+                    is_own = status.st_nlink == 1 and status.st_uid == os.geteuid()
+                    if stat.S_ISREG(status.st_mode) and is_own and not status.st_mode & _OTHERS:
                         self.was_there = True
                         return
                     os.close(self.descriptor)

@@ -18,7 +18,7 @@ from blobark.directories import Directories
 from blobark.errors import Fatal, LockHeld, TargetError
 from blobark.filelock import lock
 from blobark.model import Entry
-from blobark.partfile import PartFile, named, temporary_name
+from blobark.partfile import PRIVATE, PartFile, named, temporary_name
 
 _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -132,13 +132,16 @@ class Target:
         """Make a file under a temporary name made of `tag`, for `with`; it gets its own name by `keep`, or vanishes.
 
         With `go_on`, what an interrupted run has left is taken up as it is, and left again when interrupted now.
-        With `mode`, in a directory that nobody else can enter yet, it has that from the start, which saves time.
+        With `mode`, in a directory that nobody else can enter yet, it has that from the start, which saves time: unless
+        the mode says something else of its group than of others. Whose group that is only `keep` sees to, and after a
+        kill, or in a folder that somebody has put in the place of ours, the wrong one could use it.
         """
         parent, name = self._split(path)
         temporary = temporary_name(tag)
         if mode is None or self._directories is None:
             return PartFile(parent, temporary, name, as_root=self.is_root, go_on=go_on)
         is_bare = self._directories.fact(metadata.makes_bare)
+        mode = PRIVATE if (mode >> 3 ^ mode) & 0o7 else mode
         return PartFile(parent, temporary, name, as_root=self.is_root, go_on=go_on, mode=mode, is_bare=is_bare)
 
     def make_special(self, path: bytes, entry: Entry, tag: str) -> None:

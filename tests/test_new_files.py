@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import subprocess
 
 import pytest
 
+from blobark.fetch import tag_of
+from blobark.partfile import temporary_name
+from blobark.target import Target
 from tests.forge import MTIME_NS, b64, described, digest, item, lines
 from tests.scene import Scene, judged
 
@@ -103,3 +107,29 @@ def test_a_directory_that_is_spelled_in_another_way_is_finished_too(scene: Scene
     restore(scene, 0o022)
     status = (scene.restored / "folder").stat()
     assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o751, MTIME_NS)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_file_in_the_making_is_seen_by_nobody_who_may_not(scene: Scene, mode: int) -> None:
+    """Not even in a folder of another group and with an ACL: one that somebody has put in the place of a new one."""
+    folder = scene.restored / "dir"
+    folder.mkdir(parents=True)
+    os.setxattr(folder, _ACL, GENEROUS)
+    target = Target.open(scene.restored, create=True)
+    with contextlib.closing(target), target.new_file(b"dir/file", tag_of(b"dir/file"), mode=mode & 0o777) as new:
+        made = os.fstat(new.descriptor).st_mode
+    assert (made >> 3 | made) & 0o7 & ~mode == 0
+
+
+def test_a_leftover_that_others_have_open_is_not_gone_on_with(scene: Scene) -> None:
+    """It was a small one for all, left by a restore that was killed; a large one for its owner alone is written now."""
+    data = os.urandom(9 << 20)
+    halves = [[len(half), digest(half)] for half in (data[: 4 << 20], data[4 << 20 :])]
+    scene.forge.snapshot(scene.forge.file("file", data, mode=0o600, blocks=halves))
+    scene.restored.mkdir()
+    leftover = scene.restored / os.fsdecode(temporary_name(tag_of(b"file")))
+    leftover.write_bytes(b"for all")
+    leftover.chmod(0o644)
+    with leftover.open("rb") as opened:
+        scene.restore(0)
+        assert opened.read() == b"for all"
