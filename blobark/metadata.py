@@ -8,6 +8,7 @@ costs nothing else: the rest is set, then it is named.
 from __future__ import annotations
 
 import base64
+import contextlib
 import os
 import stat
 
@@ -18,6 +19,7 @@ SPECIAL_KINDS = {"fifo": stat.S_IFIFO, "socket": stat.S_IFSOCK, "char": stat.S_I
 
 _PRIVILEGED = ("security.", "trusted.")
 _INHERITED = ("user.", "system.posix_acl")
+_ACL = "system.posix_acl_access"
 _PATH = getattr(os, "O_PATH", 0)
 _HAS_XATTRS = hasattr(os, "setxattr")
 
@@ -75,9 +77,13 @@ def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> 
     if as_root:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     problem = ""
+    place = b"/proc/self/fd/%d/%b" % (parent, name)
+    if _HAS_XATTRS and entry.kind != "symlink" and not makes_bare(parent):
+        with contextlib.suppress(OSError):  # it need not have inherited one
+            os.removexattr(place, _ACL, follow_symlinks=False)
     for key, value in _wanted(entry, as_root).items():
         try:
-            os.setxattr(b"/proc/self/fd/%d/%b" % (parent, name), key, value, follow_symlinks=False)
+            os.setxattr(place, key, value, follow_symlinks=False)
         except OSError as error:
             problem = _unset(key, error)
     if entry.kind != "symlink":

@@ -31,12 +31,16 @@ GENEROUS = acl((1, 7, _NO_ID), (2, 7, 4321), (4, 7, _NO_ID), (0x10, 7, _NO_ID), 
 
 @pytest.fixture
 def files(scene: Scene) -> dict[str, int]:
-    """A snapshot with a file of each mode in a new directory and in one below it; their modes by their names."""
+    """A snapshot with a file of each mode in a new directory and in one below it, and a FIFO; modes by their names."""
     names = {f"dir/{mode:04o}": mode for mode in MODES} | {f"dir/sub/{mode:04o}": mode for mode in MODES}
     entries = [scene.forge.file(name, mode=mode) for name, mode in names.items()]
-    entries += [item("dir", "dir", mode=0o2750), item("dir/sub", "dir", mode=0o1777)]
+    entries += [
+        item("dir", "dir", mode=0o2750),
+        item("dir/sub", "dir", mode=0o1777),
+        item("dir/fifo", "fifo", mode=0o660),
+    ]
     scene.forge.snapshot(*sorted(entries, key=lambda entry: entry["path"].replace("/", "\0")))
-    return {**names, "dir": 0o2750, "dir/sub": 0o1777}
+    return {**names, "dir": 0o2750, "dir/sub": 0o1777, "dir/fifo": 0o660}
 
 
 def restore(scene: Scene, umask: int) -> None:
