@@ -135,7 +135,11 @@ class Server:
             yield from self._engine.batched(chunk, lambda numbered: numbered[1], lambda numbered: numbered[2].bundle)
 
     def _answered(self, work: Work[Any, Outcome], batch: list[_Numbered]) -> list[None]:
-        outcomes = work([job for _, _, job in batch])
+        try:
+            outcomes = work([job for _, _, job in batch])
+        except Exception as error:  # told at once: `serve` may wait for jobs, and the parent for these
+            self._send(Report([], self._counters(), Failure.of(error)))
+            raise
         answers = [_answer(number, job, outcome) for (number, _, job), outcome in zip(batch, outcomes, strict=True)]
         self._send(Report(answers, self._counters()))
         return [None] * len(batch)

@@ -6,13 +6,22 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from blobark.engine import Engine
+from blobark.errors import StoreFull
+from blobark.fetch import RestoreJob
+from blobark.forks import LENGTH_BYTES, length_of
+from blobark.member import Makers, ParentGone, Report, Server, frame
+from blobark.model import Entry, Outcome
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
@@ -253,3 +262,34 @@ def test_an_error_in_a_member_keeps_its_kind_and_hint() -> None:
 
 def test_where_no_process_can_be_made_nobody_is_hired() -> None:
     assert drive("no processes") == ["members 0", "no child is left"]
+
+
+class Errand(msgspec.Struct):
+    """A task whose work finds the disk full."""
+
+
+def full(_: list[RestoreJob]) -> list[Outcome]:
+    raise StoreFull("no room")
+
+
+def serve_until_gone(server: Server) -> None:
+    with contextlib.suppress(ParentGone):
+        server.serve()
+
+
+def test_what_stops_a_member_is_told_while_it_waits_for_jobs() -> None:
+    """The parent may give it none before it has answered for those that it has."""
+    ours, theirs = socket.socketpair()
+    makers: Makers = {Errand: (RestoreJob, lambda _task, _descriptors, _engine: full)}
+    server = Server(theirs, Engine(1, 1 << 20, threading.Event()), makers, dict)
+    threading.Thread(target=serve_until_gone, args=[server], daemon=True).start()
+    with ours, theirs:
+        ours.settimeout(END_S)
+        ours.sendall(frame(["Errand", 0, Errand()]) + frame([(1, 0, RestoreJob(b"a", Entry(path="a")))]))
+        body = b""
+        while len(body) < LENGTH_BYTES or len(body) < LENGTH_BYTES + length_of(body[:LENGTH_BYTES]):
+            body += ours.recv(1 << 16)
+        failure = msgspec.json.decode(body[LENGTH_BYTES:][: length_of(body[:LENGTH_BYTES])], type=Report).failure
+        assert failure is not None
+        assert isinstance(failure.raised(), StoreFull)
+        ours.shutdown(socket.SHUT_RDWR)
