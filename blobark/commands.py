@@ -184,14 +184,23 @@ def save_draft(
         for path, reason in lost:
             context.items.note(os.fsencode(path), "failed", error=reason)
         _name_stale(context, catalog, saver, header, {path for path, _ in told})
-        if catalog.get("map_outdated"):
-            index.write_map(context, catalog)
-            catalog.set(map_outdated="")
-            catalog.commit()
+        _tag(store, saver.result, labels)
+        _write_map(context, catalog, header)
         summary = {name: getattr(saver.result, name) for name in SAVE_SUMMARY}
         measured.finish(context, sampler, summary, saver.result.failed)
-    _tag(store, saver.result, labels)
     return saver.result
+
+
+def _write_map(context: Context, catalog: Catalog, header: Header) -> None:
+    """Write the map of what has been published, unless it stands."""
+    if not catalog.get("map_outdated"):
+        return
+    try:
+        index.write_map(context, catalog)
+    except Fatal as error:
+        raise Fatal(f"snapshot {header.number} is published, but {error.message}", error.hint) from None
+    catalog.set(map_outdated="")
+    catalog.commit()
 
 
 def _tag(store: Store, result: SaveResult, labels: Sequence[str]) -> None:

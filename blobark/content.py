@@ -218,7 +218,7 @@ def describe_blob(store: Store, key: str, entry: Entry) -> Described:
     if theirs is not None and theirs.kind == "file" and theirs.digest and theirs.content_size == size:
         known = replace(theirs, path=entry.path, path_b64=entry.path_b64, root=0, extents=extents)
         return Described(known, info.md5)
-    listed = next(store.list(key), None)  # only a listing tells the MD5
+    listed = next(store.list(key), None) if store.lists_md5 else None
     md5 = listed.md5 if listed is not None and listed.key == key else ""
     return Described(replace(entry, size=size, extents=extents, mtime_ns=now_ns()), md5)
 

@@ -375,12 +375,8 @@ def bundled(jobs: Iterable[RestoreJob]) -> Iterator[RestoreJob]:
 
 def _bundle(jobs: list[RestoreJob], number: int) -> Iterator[RestoreJob]:
     """Yield jobs as a bundle, which one alone is not."""
-    if len(jobs) < 2:
-        yield from jobs
-        return
-    name = str(number)
     for job in jobs:
-        job.bundle = name
+        job.bundle = str(number) if len(jobs) > 1 else ""
         yield job
 
 

@@ -38,6 +38,9 @@ _OPEN_UNSEEN = _OPEN | getattr(os, "O_NOATIME", 0)
 _HAS_XATTRS = hasattr(os, "listxattr")
 _OPEN_FILES = b"/proc/self/fd"
 
+MOST_RANGES = 100_000
+"""An image that was written to at random may have millions, and an entry is one line of a segment, of a few MiB."""
+
 
 class Status(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What counts of an lstat, under the names that it has there."""
@@ -139,12 +142,15 @@ def may_be_sparse(status: Stat) -> bool:
     return status.st_blocks * 512 < status.st_size
 
 
-def data_ranges(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | None:
-    """Return the (offset, length) runs of data of a file, None when it has no hole."""
+def data_ranges(descriptor: int, size: int, most: int = MOST_RANGES) -> tuple[tuple[int, int], ...] | None:
+    """Return the (offset, length) runs of data of a file, None when it has no hole.
+
+    Of more than `most` the smallest holes between them count as data, which they read as.
+    """
     if not hasattr(os, "SEEK_DATA"):
         return None
     ranges: list[tuple[int, int]] = []
-    end = 0
+    end, least_hole = 0, 1
     while end < size:
         try:
             start = os.lseek(descriptor, end, os.SEEK_DATA)
@@ -155,7 +161,24 @@ def data_ranges(descriptor: int, size: int) -> tuple[tuple[int, int], ...] | Non
             return None
         if start < end:
             ranges.append((start, end - start))
+        if len(ranges) > most:
+            ranges = _joined(ranges, least_hole)
+            while len(ranges) > max(most // 2, 1):
+                least_hole *= 2
+                ranges = _joined(ranges, least_hole)
+    ranges = _joined(ranges, least_hole)
     return None if ranges == [(0, size)] or size == 0 else tuple(ranges)
+
+
+def _joined(ranges: list[tuple[int, int]], least_hole: int) -> list[tuple[int, int]]:
+    """Return the ranges without the holes that are smaller."""
+    joined: list[tuple[int, int]] = []
+    for start, length in ranges:
+        if joined and start - sum(joined[-1]) < least_hole:
+            first = joined.pop()[0]
+            start, length = first, start + length - first
+        joined.append((start, length))
+    return joined
 
 
 class SourceTree:

@@ -245,3 +245,16 @@ def test_it_ends_soon_when_asked_to_while_a_request_hangs(remote: Workspace, pro
     assert json.loads(output)["exit_code"] == 130
     again: Run = remote.run("backup")
     assert (again.result["save"]["snapshot"], again.result["save"]["complete"]) == (1, True)
+
+
+def test_a_map_that_cannot_be_written_is_told_beside_the_snapshot(workspace: Workspace) -> None:
+    workspace.map.parent.mkdir(parents=True, exist_ok=True)
+    workspace.map.symlink_to("/proc/no such place/map.json")
+    run = workspace.run("backup", "--tag", "one", expect=4)
+    assert "snapshot 1 is published, but " in run.stderr
+    assert "the map cannot be written" in run.stderr
+    (shown,) = workspace.run("snapshots").result["items"]
+    assert (shown["number"], shown["tags"]) == (1, ["one"])
+    workspace.map.unlink()
+    assert workspace.run("backup").result["save"]["sent"] == 0
+    assert len(workspace.guids()) == 4

@@ -11,13 +11,17 @@ import json
 import os
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 from azure.storage.blob import BlobServiceClient, ContainerClient, ContentSettings
 
+from blobark.content import describe_blob
+from blobark.model import Entry
+from blobark.stores.base import BlobInfo
+from blobark.stores.folder import FolderStore
 from tests.forge import Forge
 from tests.runs import Run, Workspace
 
@@ -349,3 +353,21 @@ def test_a_placeholder_of_another_tool_is_a_directory(tmp_path: Path, azure_cont
     assert (workspace.restored / "empty").read_bytes() == b""
     assert (workspace.restored / "text").read_bytes() == b"text"
     assert workspace.run("restore", "--map", str(saved)).result["failed"] == []
+
+
+class CountedFolder(FolderStore):
+    """A folder store that counts its listings."""
+
+    listings = 0
+
+    def list(self, prefix: str, *, meta: bool = False, times: bool = False) -> Iterator[BlobInfo]:
+        self.listings += 1
+        return super().list(prefix, meta=meta, times=times)
+
+
+def test_a_folder_is_not_listed_for_each_file(tmp_path: Path) -> None:
+    """It would be read from end to end for each, and tells no MD5."""
+    store = CountedFolder(str(tmp_path), create=True)
+    store.put("one", b"content", {})
+    described = describe_blob(store, "one", Entry(path="file"))
+    assert (described.entry.size, described.md5, store.listings) == (7, "", 0)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -341,3 +343,20 @@ def test_looking_for_holes_survives_a_file_that_shrinks_meanwhile(tmp_path: Path
         finally:
             os.close(file)
             writer.kill()
+
+
+@pytest.mark.parametrize("most", [1, 50, 200, 299, 300])
+def test_of_very_many_ranges_the_smallest_holes_count_as_data(tmp_path: Path, most: int) -> None:
+    dice, end = random.Random(1), 0
+    with open(tmp_path / "file", "w+b", buffering=0) as file:
+        for _ in range(300):
+            start = end + 4096 * dice.choice((1, 1, 1, 2, 8, 64))
+            end = start + os.pwrite(file.fileno(), b"x" * 4096, start)
+        file.truncate(end + 10_000)
+        every = data_ranges(file.fileno(), end + 10_000, 1000)
+        ranges = data_ranges(file.fileno(), end + 10_000, most)
+    assert every is not None
+    assert ranges is not None
+    assert (len(every), len(ranges) <= most, ranges == every) == (300, True, most == 300)
+    assert all(any(first <= at and at + size <= first + run for first, run in ranges) for at, size in every)
+    assert all(first + run < following for (first, run), (following, _) in pairwise(ranges))
