@@ -423,9 +423,11 @@ def test_a_planted_part_does_no_harm(in_folder: Workspace, content: bytes, plant
     in_folder.run("restore")
     outside = tmp_path / "outside"
     outside.write_bytes(b"precious" * 1000)
+    outside.chmod(0o600)
     (in_folder.restored / "large").unlink()
     part = in_folder.restored / f".blobark-{part_tag(b'large')}.part"
     if planted == "wrong bytes":
+        part.touch(0o600)
         part.write_bytes(os.urandom(SIZE + 12345))
     elif planted == "hard link":
         part.hardlink_to(outside)
@@ -512,7 +514,9 @@ def test_a_part_of_another_version_leaves_nothing_in_holes(in_folder: Workspace,
         file.truncate(SIZE)
     in_folder.backup()
     in_folder.restored.mkdir()
-    (in_folder.restored / f".blobark-{part_tag(b'large')}.part").write_bytes(content)
+    part = in_folder.restored / f".blobark-{part_tag(b'large')}.part"
+    part.touch(0o600)
+    part.write_bytes(content)
     in_folder.run("restore")
     check_restored(in_folder)
     assert (in_folder.restored / "large").stat().st_blocks * 512 <= 13 * MIB
@@ -526,7 +530,8 @@ def test_a_part_of_a_sparse_file_is_gone_on_with(workspace: Workspace, proxy: Fa
         file.truncate(200 * MIB)
     workspace.backup()
     workspace.run("restore")
-    (workspace.restored / "large").rename(workspace.restored / f".blobark-{part_tag(b'large')}.part")
+    part = (workspace.restored / "large").rename(workspace.restored / f".blobark-{part_tag(b'large')}.part")
+    part.chmod(0o600)
     proxy.reset_counts()
     workspace.run("restore")
     check_restored(workspace)
