@@ -8,6 +8,7 @@ in restore_root meanwhile, nothing outside it is touched. Files appear whole (`p
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ _TOP = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _TRIAL = temporary_name(f"{0:016}")
+_NOT_THE_NAME = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EROFS}
+"""Why a file cannot be made, whatever its name."""
 
 
 class Target:
@@ -202,7 +205,7 @@ class Target:
     def names(self, path: bytes) -> list[bytes]:
         """Return the names in an existing directory."""
         with _NAMED_ERRORS:
-            return [os.fsencode(name) for name in os.listdir(self.directory(path))]
+            return _listed(self.directory(path))
 
     def remove(self, path: bytes, *, is_dir: bool) -> None:
         """Remove an empty directory, or one name of anything else; what a symlink points to is left alone."""
@@ -232,7 +235,8 @@ class Target:
             with _NAMED_ERRORS:
                 descriptor = _empty_directory(parent, _TRIAL)
             try:
-                yield TrialNames(descriptor)
+                with _NAMED_ERRORS:
+                    yield TrialNames(descriptor)
             finally:
                 with _NAMED_ERRORS:
                     _clear(descriptor)
@@ -250,20 +254,22 @@ class TrialNames:
     """A directory to try names in."""
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        self.descriptor = descriptor
 
     def takes(self, name: bytes) -> bool:
-        """Whether a file of this name can be made, and is listed under it; it stays."""
+        """Whether a file of this name can be made, and is listed under it; it stays. Other errors are raised."""
         try:
-            os.close(os.open(name, _CREATE, 0o600, dir_fd=self._descriptor))
-        except OSError:
+            os.close(os.open(name, _CREATE, 0o600, dir_fd=self.descriptor))
+        except OSError as error:
+            if error.errno in _NOT_THE_NAME:
+                raise
             return False
-        return name in map(os.fsencode, os.listdir(self._descriptor))
+        return name in _listed(self.descriptor)
 
     def has(self, name: bytes) -> bool:
         """Whether there is something under this name."""
         try:
-            os.stat(name, dir_fd=self._descriptor, follow_symlinks=False)
+            os.stat(name, dir_fd=self.descriptor, follow_symlinks=False)
         except OSError:
             return False
         return True
@@ -283,8 +289,17 @@ def _empty_directory(parent: int, name: bytes) -> int:
 
 
 def _clear(descriptor: int) -> None:
-    for name in os.listdir(descriptor):
+    for name in _listed(descriptor):
         os.unlink(name, dir_fd=descriptor)
+
+
+def _listed(descriptor: int) -> list[bytes]:
+    """Return the names in a directory, which is opened anew: btrfs lists through a descriptor what it held at first."""
+    fresh = os.open(".", _TOP, dir_fd=descriptor)
+    try:
+        return [os.fsencode(name) for name in os.listdir(fresh)]
+    finally:
+        os.close(fresh)
 
 
 class _NamedErrors:

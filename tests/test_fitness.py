@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -95,6 +96,19 @@ def test_this_file_system_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
     assert (names.most_bytes, names.most_path_bytes) == (255, 4096)
 
 
+def test_a_listing_does_not_go_on_from_where_a_descriptor_is(tmp_path: Path) -> None:
+    """Through one that is open for longer btrfs lists what was there when it was opened, and not what came since."""
+    (tmp_path / "there").touch()
+    target = Target.open(tmp_path, create=True)
+    with contextlib.closing(target), os.scandir(target.directory(b"")) as begun, target.trial_names(b"") as trial:
+        next(begun)
+        assert b"there" in target.names(b"")
+        trial.takes(b"first")
+        with os.scandir(trial.descriptor) as begun_there:
+            next(begun_there)
+            assert trial.takes(b"second")
+
+
 def test_what_a_killed_run_tried_is_removed(scene: Scene) -> None:
     scene.forge.snapshot(scene.forge.file("file"))
     left = scene.restored / ".blobark-0000000000000000.part"
@@ -133,6 +147,18 @@ def test_too_little_space_is_told_before_anything_is_written(scene: Scene) -> No
         dry = subprocess.run([*command, "--dry-run"], capture_output=True, check=False)
         assert (dry.returncode, "3,145,728 bytes" in dry.stderr.decode()) == (4, True)
         disk.remount("size=10m")
+        judged(subprocess.run(command, capture_output=True, check=False), 0)
+        scene.check_content(disk.seen_from_here())
+
+
+def test_a_full_disk_is_not_taken_for_one_that_refuses_names(scene: Scene) -> None:
+    scene.forge.snapshot(scene.forge.file("a:b"))
+    scene.restored.mkdir()
+    with SmallDisk(scene.restored, "nr_inodes=2") as disk:  # its top, and the directory that names are tried in
+        command = disk.inside([*scene.workspace.command("restore"), "--json"])
+        full = judged(subprocess.run(command, capture_output=True, check=False), 4)
+        assert "restore_root cannot be written (No space left on device): make room" in full.stderr
+        disk.remount("nr_inodes=9")
         judged(subprocess.run(command, capture_output=True, check=False), 0)
         scene.check_content(disk.seen_from_here())
 
