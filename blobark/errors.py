@@ -153,7 +153,7 @@ class TargetError(ItemError):
 
 
 class ContentError(ItemError):
-    """Content is missing from the store, is short, or has another digest than the snapshot says."""
+    """Content is missing from the store, is short, has another digest than the snapshot says, or its disk lost it."""
 
 
 class StoreError(BlobarkError):

@@ -200,9 +200,10 @@ def put_segment(store: Store, server: str, name: str, stored: bytes, *, check: b
         if check:
             _mend(store, key, stored)
     except BlobExists:
-        there = bytes(store.read(key))
-        if there == stored or _is_sound(store, server, name, there):
-            return False
+        with contextlib.suppress(ContentError):  # one that cannot be read is mended, too
+            there = bytes(store.read(key))
+            if there == stored or _is_sound(store, server, name, there):
+                return False
         _mend(store, key, stored)  # its name is its content's digest: nothing else can belong there
     return True
 
@@ -227,7 +228,7 @@ def _mend(store: Store, key: str, data: bytes) -> None:
 def _is_there(store: Store, key: str, data: bytes) -> bool:
     try:
         return store.read(key) == data
-    except BlobNotFound:
+    except (BlobNotFound, ContentError):
         return False
 
 

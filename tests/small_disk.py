@@ -41,6 +41,11 @@ class SmallDisk:
         """Change the disk's size, or whether it may be written."""
         subprocess.run(self.inside(["mount", "-o", f"remount,{options}", str(self.place)]), check=True)
 
+    def make_unreadable(self, file: Path) -> None:
+        """Let the beginning of an existing file, wherever it is, not be read: an I/O error for who is inside."""
+        memory = f"/proc/{self._holder.pid}/mem"  # nothing is at address 0
+        subprocess.run(self.inside(["mount", "--bind", memory, str(file)]), check=True)
+
     def seen_from_here(self) -> Path:
         """Return the disk as a path that is good outside, too."""
         return Path(f"/proc/{self._holder.pid}/root{self.place}")

@@ -20,6 +20,7 @@ from tests import fault_proxy as faults
 from tests.azurite_server import WRONG_KEY, AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.runs import Run, Workspace, wait_until
+from tests.small_disk import SmallDisk
 from tests.trees import write
 from tools.compare import differences
 
@@ -132,6 +133,21 @@ def test_content_that_stays_wrong_fails_its_file_alone(workspace: Workspace, pro
     again = workspace.run("restore").result  # the line is better now
     assert (again["written"], again["kept"]) == (2, len(guids) - 2)
     assert differences(str(workspace.source), str(workspace.restored)) == []
+
+
+def test_a_blob_that_a_disk_cannot_read_fails_its_file_alone(tmp_path: Path, few: Path) -> None:
+    workspace = Workspace(tmp_path / "work", few)
+    workspace.backup()
+    key = workspace.guids()["file"]
+    (tmp_path / "aside").mkdir()
+    with SmallDisk(tmp_path / "aside", "size=1m") as disk:
+        disk.make_unreadable(workspace.store / key[-2:] / key)
+        command = disk.inside([*workspace.command("restore"), "--json"])
+        done = subprocess.run(command, capture_output=True, check=False)
+        (line,) = done.stderr.decode().splitlines()
+        assert (done.returncode, json.loads(done.stdout)["written"]) == (3, 1)
+        assert line.startswith("failed: file: ")
+        assert "cannot be read (Input/output error)" in line
 
 
 @pytest.mark.parametrize("where", [SEGMENT, HEADER])

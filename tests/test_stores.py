@@ -331,14 +331,15 @@ class TestFolderErrors:
         assert files_in(place) == []
         assert open_files_below(place) == []
 
-    def test_a_disk_that_cannot_read(self, folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_disk_that_cannot_read_one_blob(self, folder: FolderStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is no reason to give up all others."""
         folder.put("some_0a", b"x", {})
 
         def fail(*_: object) -> bytes:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
         monkeypatch.setattr(os, "pread", fail)
-        with pytest.raises(StoreUnusable):
+        with pytest.raises(ContentError, match="cannot be read"):
             folder.read("some_0a")
 
     def test_a_file_that_was_cut(self, folder: FolderStore, place: Path) -> None:

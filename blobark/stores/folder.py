@@ -50,6 +50,7 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _NO_ENTRY = {errno.ENOENT, errno.ENOTDIR}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _DENIED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_UNREADABLE = {errno.EIO, errno.EBADMSG, getattr(errno, "EUCLEAN", errno.EIO)}
 _PASSING = {errno.EAGAIN, errno.EBUSY, errno.ETIMEDOUT}
 
 
@@ -113,6 +114,8 @@ class FolderStore:
             finally:
                 os.close(fd)
         except OSError as error:
+            if error.errno in _UNREADABLE:  # the disk has lost this one: others may well be whole
+                raise ContentError(f"{key} in {self.name} cannot be read ({error.strerror})") from error
             raise self._translate(error, key) from error
         if len(data) != wanted or (offset and not data):
             raise ContentError(f"{key} in {self.name} has {there} bytes, and more were asked for")
