@@ -184,7 +184,8 @@ def save_draft(
         for path, reason in lost:
             context.items.note(os.fsencode(path), "failed", error=reason)
         _name_stale(context, catalog, saver, header, {path for path, _ in told})
-        _tag(store, saver.result, labels)
+        if labels:
+            _tag(store, saver.result, labels)
         _write_map(context, catalog, header)
         summary = {name: getattr(saver.result, name) for name in SAVE_SUMMARY}
         measured.finish(context, sampler, summary, saver.result.failed)
@@ -197,6 +198,10 @@ def _write_map(context: Context, catalog: Catalog, header: Header) -> None:
         return
     try:
         index.write_map(context, catalog)
+    except Interrupted:
+        raise Interrupted(
+            f"interrupted, but snapshot {header.number} is published", "the next run writes the map"
+        ) from None
     except Fatal as error:
         raise Fatal(f"snapshot {header.number} is published, but {error.message}", error.hint) from None
     catalog.set(map_outdated="")
@@ -206,11 +211,10 @@ def _write_map(context: Context, catalog: Catalog, header: Header) -> None:
 def _tag(store: Store, result: SaveResult, labels: Sequence[str]) -> None:
     try:
         tags.add(store, result.server, result.snapshot, labels)
-    except Interrupted:
-        raise
     except BlobarkError as error:
         message = f"snapshot {result.snapshot} is published, but could not be given its tags: {error.message}"
-        raise Fatal(message, f"blobark tag {result.snapshot} {' '.join(labels)}") from None
+        kind = Interrupted if isinstance(error, Interrupted) else Fatal
+        raise kind(message, f"blobark tag {result.snapshot} {' '.join(labels)}") from None
     result.tags = sorted(labels)
 
 

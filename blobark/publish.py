@@ -88,6 +88,7 @@ def publish(context: Context, catalog: Catalog, store: Store, saver: Saver, lock
     )
     _look_again(catalog, store, saver, [ref for ref in refs if ref.name in sent])
     lock.check()
+    context.check_stop()
     snapshot.publish(store, header, check=check)
     remember_snapshot(catalog, header, store.name)
     result.snapshot, result.complete = header.number, header.complete

@@ -247,6 +247,37 @@ def test_it_ends_soon_when_asked_to_while_a_request_hangs(remote: Workspace, pro
     assert (again.result["save"]["snapshot"], again.result["save"]["complete"]) == (1, True)
 
 
+def test_one_that_is_stopped_once_the_snapshot_is_there_says_so(workspace: Workspace, source: Path) -> None:
+    small_tree(source, *(f"many/{number:04}" for number in range(1100)))  # it looks each 1,000 whether it is to stop
+    with workspace.started("backup", "-v") as process:
+        assert process.stderr
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)  # so that it waits for us in the middle of the map
+        line = b""
+        while b" -> " not in line:
+            line = heard(process)
+            assert line
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 130
+    assert errors.endswith(b"blobark: interrupted, but snapshot 1 is published: the next run writes the map\n")
+    assert not workspace.map.exists()
+    assert workspace.run("backup").result["save"]["sent"] == 0
+    assert len(workspace.guids()) == 1104
+
+
+def test_one_that_is_stopped_before_it_is_tagged_says_so(remote: Workspace, proxy: FaultProxy) -> None:
+    fault = faults.hang(method="PUT", where="/tags/")
+    proxy.add(fault)
+    with remote.started("backup", "--tag", "one") as process:
+        wait_until(lambda: fault.fired, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=END_S)
+    assert process.returncode == 130
+    (line,) = errors.decode().splitlines()
+    assert line.startswith("blobark: snapshot 1 is published, but could not be given its tags: interrupted")
+    assert line.endswith("blobark tag 1 one")
+
+
 def test_a_map_that_cannot_be_written_is_told_beside_the_snapshot(workspace: Workspace) -> None:
     workspace.map.parent.mkdir(parents=True, exist_ok=True)
     workspace.map.symlink_to("/proc/no such place/map.json")
