@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -93,7 +92,7 @@ def read_small(entry: Entry, descriptor: int, *, last: bool = False) -> tuple[En
     """
     data = source.read_whole(descriptor, entry)
     entry = replace(entry, digest=source.digest_of(entry, data))
-    if not source.same_version(entry, os.fstat(descriptor)):
+    if not source.same_version(entry, source.status_now(descriptor)):
         if not last:
             return None
         entry = replace(entry, changed_while_read=True)

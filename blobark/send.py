@@ -245,7 +245,7 @@ class Sender:
             return _stored(job, content.put_placeholder(self._store, self._server, root_name, entry, md5=self._md5))
         descriptor = self._open(entry)
         try:
-            status = os.fstat(descriptor)
+            status = source.status_now(descriptor)
             source.check_regular(status)
             if not job.any_version and not source.same_version(entry, status):
                 return Outcome(job.sequence, entry, Status.CHANGED)
@@ -278,7 +278,7 @@ class Sender:
             for piece in source.read_blocks(descriptor, job.entry, BLOCK_SIZE_BYTES):
                 hasher.update(piece)
         entry = replace(job.entry, digest=hasher.hexdigest())
-        if not source.same_version(entry, os.fstat(descriptor)):
+        if not source.same_version(entry, source.status_now(descriptor)):
             return self._put_file(job, descriptor, status)
         (known,) = contents.claim([entry])
         if isinstance(known, Entry):

@@ -277,6 +277,14 @@ def describe_open(descriptor: int, entry: Entry, status: os.stat_result) -> Entr
     )
 
 
+def status_now(descriptor: int) -> os.stat_result:
+    """Return the status of an open file. Raises `SourceError`: a network's file may be gone although it is open."""
+    try:
+        return os.fstat(descriptor)
+    except OSError as error:
+        raise SourceError(_why(error)) from None
+
+
 def read_whole(descriptor: int, entry: Entry) -> bytes:
     """Return the content of an open file that is small. Raises `SourceError` when the file ends before its size."""
     if entry.ranges is None and entry.size:

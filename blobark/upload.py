@@ -130,7 +130,7 @@ class Uploader:
                 stored = None
             if stored is not None:
                 return stored
-            status = os.fstat(descriptor)
+            status = source.status_now(descriptor)
         raise SourceError("changed each time it was read")
 
     def _put_small(self, root_name: bytes, entry: Entry, data: bytes, *, md5: bool) -> Stored:
@@ -153,7 +153,7 @@ class Uploader:
             raise DifferentContent(f"{key} is not free") from None
         try:
             reading, entry = self._read(upload, entry, descriptor, old, level, cite=cite)
-            if not source.same_version(entry, os.fstat(descriptor)):
+            if not source.same_version(entry, source.status_now(descriptor)):
                 if not last:
                     upload.abort()
                     return None

@@ -17,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from blobark.content import read_small
+from blobark.errors import SourceError
+from blobark.model import Entry
 from blobark.source import data_ranges
 from tests.manifests import content_keys, content_of, items, missing_content, read_header
 from tests.powerless import Powerless
@@ -360,3 +363,9 @@ def test_of_very_many_ranges_the_smallest_holes_count_as_data(tmp_path: Path, mo
     assert (len(every), len(ranges) <= most, ranges == every) == (300, True, most == 300)
     assert all(any(first <= at and at + size <= first + run for first, run in ranges) for at, size in every)
     assert all(first + run < following for (first, run), (following, _) in pairwise(ranges))
+
+
+def test_a_file_that_tells_no_status_while_it_is_open_fails_alone() -> None:
+    """As one of a network's does that is gone there; a number that is no open file's stands for it."""
+    with pytest.raises(SourceError, match="cannot be read"):
+        read_small(Entry(path="empty"), -1)
