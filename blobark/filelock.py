@@ -33,6 +33,15 @@ def lock(descriptor: int, patience_s: float = PATIENCE_S) -> bool:
             time.sleep(0.01)
 
 
+def lock_named(descriptor: int, name: str, patience_s: float = PATIENCE_S) -> bool:
+    """As `lock`; its error says what could not be locked. Raises `Fatal`."""
+    try:
+        return lock(descriptor, patience_s)
+    except OSError as error:
+        hint = "use a disk of this machine, or, of NFS, mount it with locks or with `nolock`"
+        raise Fatal(f"{name} cannot be locked ({error.strerror})", hint) from None
+
+
 @contextlib.contextmanager
 def state_lock(
     state_dir: Path, command: str, *, hint: str = "wait until it has finished", pause: Callable[[], None] | None = None
@@ -47,7 +56,7 @@ def state_lock(
 
     Raises:
         LockHeld: another run holds it; `hint` is what its error advises.
-        Fatal: the folder cannot be used.
+        Fatal: the folder cannot be used, or not be locked.
     """
     try:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -56,7 +65,7 @@ def state_lock(
         raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
     try:
         patience_s = PATIENCE_S
-        while not lock(descriptor, patience_s):
+        while not lock_named(descriptor, f"state_dir {state_dir}", patience_s):
             if pause is None:
                 who = read_holder(os.pread(descriptor, _MOST_BYTES, 0)).described
                 told = f" ({who})" if who else ""

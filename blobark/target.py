@@ -17,7 +17,7 @@ from pathlib import Path
 from blobark import metadata
 from blobark.directories import Directories
 from blobark.errors import Fatal, LockHeld, TargetError
-from blobark.filelock import lock
+from blobark.filelock import lock_named
 from blobark.model import Entry
 from blobark.partfile import PRIVATE, PartFile, named, temporary_name
 
@@ -51,7 +51,7 @@ class Target:
             descriptor = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
             raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
-        if create and descriptor is not None and not lock(descriptor):
+        if create and descriptor is not None and not lock_named(descriptor, f"restore_root {root}"):
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
         return cls(descriptor)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from blobark.filelock import state_lock
+from blobark.errors import Fatal
+from blobark.filelock import lock_named, state_lock
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
 from tests.manifests import items, missing_content
@@ -189,6 +190,15 @@ def test_who_holds_the_lock_is_named(workspace: Workspace, tmp_path: Path) -> No
         (line,) = workspace.run("backup", expect=5).stderr.splitlines()
     assert re.search(rf"holds the lock of .* \(prune on \S+ \(process {os.getpid()}\) since 20\S+Z\): wait", line)
     workspace.run("backup")
+
+
+def test_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
+    """A file system may have no locks, as a path that is not open for anything has none."""
+    path = os.open(tmp_path, os.O_PATH)
+    with contextlib.ExitStack() as stack:
+        stack.callback(os.close, path)
+        stack.enter_context(pytest.raises(Fatal, match=r"state_dir /there cannot be locked \(Bad file .*: use a disk of"))
+        lock_named(path, "state_dir /there")
 
 
 def heard(process: subprocess.Popen[bytes]) -> bytes:
