@@ -150,7 +150,8 @@ def temporary_name(tag: str) -> bytes:
 def named(error: OSError) -> TargetError | TargetFull:
     """Return the operating system's error as one that stops the run (`TargetFull`) or fails this item."""
     if error.errno in _FULL:
-        return TargetFull(f"restore_root cannot be written ({error.strerror})", "make room and run it again")
+        what = "mount it for writing" if error.errno == errno.EROFS else "make room"
+        return TargetFull(f"restore_root cannot be written ({error.strerror})", f"{what} and run it again")
     if error.errno in (errno.ELOOP, errno.ENOTDIR):
         return TargetError("a symlink, or something that is not a directory, is on the way to it")
     return TargetError(f"cannot be written ({error.strerror})")

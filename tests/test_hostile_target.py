@@ -295,14 +295,26 @@ def test_a_full_disk_stops_a_restore_that_can_be_run_again(scene: Scene) -> None
         assert len(list(disk.seen_from_here().rglob("*"))) == 1512
 
 
-@pytest.mark.parametrize("options", ["size=8m,nr_inodes=5", "size=8m,ro"], ids=["no inodes", "read-only"])
-def test_a_disk_without_room_for_names_stops_a_restore(scene: Scene, options: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [("size=8m,nr_inodes=5", "make room"), ("size=8m,ro", "mount it for writing")],
+    ids=["no inodes", "read-only"],
+)
+def test_a_disk_without_room_for_names_stops_a_restore(scene: Scene, options: str, advice: str) -> None:
     scene.forge.snapshot(item("dir", "dir"), *[scene.forge.file(f"dir/{number}") for number in range(9)])
     scene.restored.mkdir()
     with SmallDisk(scene.restored, options) as disk:
         command = disk.inside([*scene.workspace.command("restore"), "--json"])
-        judged(subprocess.run(command, capture_output=True, check=False), 4)
+        run = judged(subprocess.run(command, capture_output=True, check=False), 4)
+        assert f"): {advice} and run it again" in run.stderr
         scene.check_content(disk.seen_from_here())
+
+
+def test_what_fails_at_the_top_has_a_name(scene: Scene) -> None:
+    forge = scene.forge
+    top = item("", "dir", xattrs={"nonsense.x": b64(b"no file system has it")})
+    forge.publish(forge.header([forge.segment([top, forge.file("file")])]))
+    assert [path for path, _ in scene.restore(3).result["failed"]] == ["."]
 
 
 # Without root
