@@ -197,7 +197,9 @@ def test_what_cannot_be_locked_is_named(tmp_path: Path) -> None:
     path = os.open(tmp_path, os.O_PATH)
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, path)
-        stack.enter_context(pytest.raises(Fatal, match=r"state_dir /there cannot be locked \(Bad file .*: use a disk of"))
+        stack.enter_context(
+            pytest.raises(Fatal, match=r"state_dir /there cannot be locked \(Bad file .*: use a disk of")
+        )
         lock_named(path, "state_dir /there")
 
 
