@@ -23,6 +23,9 @@ def hired(context: Context, makers: Makers, *, dry_run: bool) -> Iterator[None]:
     if not dry_run and not limited:  # a limit is one process's: it needs no second one
         if context.config.store == "azure":
             import_module("blobark.stores.azure")  # so that not each member has to load it
+        else:
+            with contextlib.suppress(BlobarkError):  # whoever needs it is told
+                context.open_store(False)  # one for all members, whatever is mounted in its place meanwhile
         context.crew.hire(makers, context.store_counters)
     try:
         yield

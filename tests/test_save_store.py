@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -62,6 +63,26 @@ def test_a_store_that_has_lost_its_snapshots_is_perhaps_not_mounted(
     result = workspace.run(command, "--new-store").result
     assert (result["save"] if command == "backup" else result)["snapshot"] == 1
     assert missing_content(workspace.store) == []
+
+
+def test_a_store_that_another_takes_the_place_of_gets_all_that_its_snapshot_names(
+    workspace: Workspace, source: Path
+) -> None:
+    """As when its disk is unmounted, with force, while the tree is walked: no process of the run looks for it anew."""
+    workspace.backup()
+    small_tree(source, *(f"new/{number:03}" for number in range(200)))
+    aside = workspace.folder / "aside"
+    with workspace.started("backup", "-v") as process:
+        assert process.stderr
+        fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)  # so that it waits for us while it walks
+        assert b"new/" in process.stderr.readline()
+        workspace.store.rename(aside)
+        workspace.store.mkdir()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert content_keys(workspace.store) == set()
+    assert len(read_header(aside, 2)["segments"]) > 0
+    assert missing_content(aside) == []
 
 
 def test_a_state_from_another_store_and_a_file_that_is_gone(workspace: Workspace, source: Path) -> None:
