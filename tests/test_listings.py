@@ -248,6 +248,14 @@ def test_without_local_state_and_with_another_server(workspace: Workspace, tmp_p
     assert "nobody has no snapshot" in elsewhere.run("find", "x", "--server", "nobody", expect=4).stderr
 
 
+def test_only_snapshots_that_exist_are_said_to_have_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    copy.run("forget", "2", "--yes")
+    for command in (("find", "file-00001"), ("history", "01/file-00001")):
+        assert [row["snapshots"] for row in listed(copy, *command)] == ["1, 3-4"]
+
+
 def test_a_damaged_snapshot_is_named(workspace: Workspace, tmp_path: Path) -> None:
     copy = Workspace(tmp_path / "work", workspace.source, server="web1")
     shutil.copytree(workspace.store, copy.store)
