@@ -77,7 +77,7 @@ def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> 
     if as_root:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     problem = ""
-    place = b"/proc/self/fd/%d/%b" % (parent, name)
+    place = _place(parent, name)
     if _HAS_XATTRS and entry.kind != "symlink" and not makes_bare(parent):
         with contextlib.suppress(OSError):  # it need not have inherited one
             os.removexattr(place, _ACL, follow_symlinks=False)
@@ -102,6 +102,21 @@ def is_applied(descriptor: int, entry: Entry, *, as_root: bool) -> bool:
         and (not as_root or (status.st_uid, status.st_gid) == (entry.uid, entry.gid))
         and _xattrs(descriptor, as_root) == _wanted(entry, as_root)
     )
+
+
+def is_applied_unopened(parent: int, name: bytes, status: os.stat_result, entry: Entry, *, as_root: bool) -> bool:
+    """As `is_applied`, for what cannot be opened and has this lstat; of more attributes only inheritable ones count."""
+    if (
+        status.st_mtime_ns != entry.mtime_ns
+        or (as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid))
+        or (entry.kind != "symlink" and stat.S_IMODE(status.st_mode) != mode_of(entry, as_root))
+    ):
+        return False
+    wanted = _wanted(entry, as_root)
+    if entry.kind == "symlink" and not wanted:
+        return True  # it has no mode and no ACL
+    have = _xattrs(_place(parent, name), as_root, follow=False)
+    return {key: value for key, value in have.items() if key in wanted or key.startswith(_INHERITED)} == wanted
 
 
 def mode_of(entry: Entry, as_root: bool) -> int:
@@ -156,11 +171,18 @@ def _wanted(entry: Entry, as_root: bool) -> dict[str, bytes]:
     return {name: base64.b64decode(value) for name, value in xattrs if as_root or not name.startswith(_PRIVILEGED)}
 
 
-def _xattrs(descriptor: int, as_root: bool) -> dict[str, bytes]:
+def _xattrs(place: int | bytes, as_root: bool, *, follow: bool = True) -> dict[str, bytes]:
+    """Return the attributes of an open file or, with `follow` False, of what is at a path."""
     if not _HAS_XATTRS:
         return {}
     try:
-        names = [name for name in os.listxattr(descriptor) if as_root or not name.startswith(_PRIVILEGED)]
-        return {name: os.getxattr(descriptor, name) for name in names}
+        names = os.listxattr(place, follow_symlinks=follow)
+        names = [name for name in names if as_root or not name.startswith(_PRIVILEGED)]
+        return {name: os.getxattr(place, name, follow_symlinks=follow) for name in names}
     except OSError:
         return {}
+
+
+def _place(parent: int, name: bytes) -> bytes:
+    """Return a path of what lies in an open directory, for the calls that take no descriptor of one."""
+    return b"/proc/self/fd/%d/%b" % (parent, name)

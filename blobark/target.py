@@ -199,6 +199,11 @@ class Target:
         """Whether an existing file has the entry's metadata, as far as this user could restore them."""
         return metadata.is_applied(descriptor, entry, as_root=self.is_root)
 
+    def has_special_metadata(self, path: bytes, status: os.stat_result, entry: Entry) -> bool:
+        """As `has_metadata`, for a symlink, FIFO, socket or device, whose lstat is `status`."""
+        parent, name = self._split(path)
+        return metadata.is_applied_unopened(parent, name, status, entry, as_root=self.is_root)
+
     def names(self, path: bytes) -> list[bytes]:
         """Return the names in an existing directory."""
         with _NAMED_ERRORS:

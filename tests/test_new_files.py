@@ -1,4 +1,4 @@
-"""What a restore makes in directories of its own has the entry's metadata, whatever it would get without that."""
+"""What a restore makes has the entry's metadata, whatever it would get without that."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from tests.scene import Scene, judged
 MODES = (0o000, 0o400, 0o600, 0o640, 0o644, 0o755, 0o777, 0o1644, 0o2755, 0o4755)
 _NO_ID = 0xFFFF_FFFF
 _ACL = "system.posix_acl_default"
+_OWN_ACL = "system.posix_acl_access"
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -94,12 +95,32 @@ def test_the_owners_are_the_entries(scene: Scene) -> None:
 
 def test_an_acl_that_is_an_entrys_is_set(scene: Scene) -> None:
     wanted = acl((1, 6, _NO_ID), (2, 4, 4321), (4, 4, _NO_ID), (0x10, 4, _NO_ID), (0x20, 0, _NO_ID))
-    name = "system.posix_acl_access"
-    bare, with_acl = scene.forge.file("dir/a"), scene.forge.file("dir/b", mode=0o640, xattrs={name: b64(wanted)})
+    bare, with_acl = scene.forge.file("dir/a"), scene.forge.file("dir/b", mode=0o640, xattrs={_OWN_ACL: b64(wanted)})
     scene.forge.snapshot(item("dir", "dir"), bare, with_acl)
     restore(scene, 0o022)
     assert os.listxattr(scene.restored / "dir/a") == []
-    assert os.getxattr(scene.restored / "dir/b", name) == wanted
+    assert os.getxattr(scene.restored / "dir/b", _OWN_ACL) == wanted
+
+
+def test_an_acl_that_is_no_entrys_goes(scene: Scene) -> None:
+    """Of a FIFO or socket that is there already; one that is right is let be, with an ACL and without."""
+    ours, theirs = (
+        acl((1, 6, _NO_ID), (2, 6, user), (4, 6, _NO_ID), (0x10, 6, _NO_ID), (0x20, 0, _NO_ID)) for user in (4321, 8)
+    )
+    kinds = ("fifo", "socket")
+    scene.forge.snapshot(
+        *[item(f"bare-{kind}", kind, mode=0o660) for kind in kinds],
+        *[item(f"with-{kind}", kind, mode=0o660, xattrs={_OWN_ACL: b64(ours)}) for kind in kinds],
+    )
+    assert [scene.restore(0).result["kept"] for _ in range(2)] == [0, 4]
+    for path in scene.restored.iterdir():
+        os.setxattr(path, _OWN_ACL, theirs)
+        status = path.stat()
+        assert (status.st_mode & 0o7777, status.st_mtime_ns) == (0o660, MTIME_NS), "nothing else tells"
+    assert scene.restore(0).result["kept"] == 0
+    for kind in kinds:
+        assert os.listxattr(scene.restored / f"bare-{kind}") == []
+        assert os.getxattr(scene.restored / f"with-{kind}", _OWN_ACL) == ours
 
 
 def test_a_directory_that_is_spelled_in_another_way_is_finished_too(scene: Scene) -> None:
