@@ -342,6 +342,19 @@ def test_the_doctor_knows_each_command_of_the_table(
             assert workspace.run("doctor", "--for", command, expect=4).result["missing"] == {command: [lacks]}
 
 
+@pytest.mark.parametrize("command", [name for name in NEEDS if "c" in LETTERS[name] and "d" not in LETTERS[name]])
+def test_the_doctor_comes_again_where_it_may_make_blobs_and_not_delete_them(
+    azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient, tmp_path: Path, source: Path, command: str
+) -> None:
+    """Its blob is there still. Azure says then that only the overwriting is refused, which Azurite does not know."""
+    workspace = workspace_with(azurite, container, tmp_path, source, LETTERS[command])
+    through(proxy, workspace, azurite)
+    assert workspace.run("doctor", "--for", command).result["missing"] == {command: []}
+    assert names_in(container) == ["blobark/web1/doctor"]
+    proxy.add(faults.answer(403, "UnauthorizedBlobOverwrite", method="PUT", where="/doctor"))
+    assert workspace.run("doctor", "--for", command).result["missing"] == {command: []}
+
+
 def test_the_table_in_the_documentation_is_this_one() -> None:
     assert {*NEEDS, "restore --rehydrate", "doctor"} == {*LETTERS}
     text = (REPOSITORY / "docs" / "operations.md").read_text()
