@@ -4,7 +4,7 @@ restore    the snapshot, or a sample of it, as a restore does it
 compare    with the manifest as the store has it, by code of its own (comparison.py)
 sign       what was done, how long it took and what was found (evidence.py)
 keep       in state_dir/drills and, where this login may write, in the store under blobark/<server>/drills/
-judge      against the drills before it of the same share
+judge      against the drills before it, of this machine and the same share
 """
 
 from __future__ import annotations
