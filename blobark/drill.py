@@ -35,7 +35,7 @@ from blobark.manifest import places_of
 from blobark.model import Entry, Header
 from blobark.restore import RestoreResult
 from blobark.restoring import RestoreOptions, run_restore
-from blobark.sampling import Sample, SampledManifest
+from blobark.sampling import Sample
 from blobark.stores.base import Store
 from blobark.trend import Earlier, Month
 from metrics.files import write_whole
@@ -194,7 +194,7 @@ def _compare(
     """Return how many entries were compared, what is different, and the seconds it took."""
     began_s, compared = time.monotonic(), 0
     whole = snapshot.Manifest(store, header.server)
-    manifest = SampledManifest(whole, Sample.of(options.share, header, whole))
+    manifest = snapshot.PartialManifest(whole, Sample.of(options.share, header, whole).takes)
 
     def entries() -> Iterator[Entry]:
         nonlocal compared
