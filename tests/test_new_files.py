@@ -93,13 +93,36 @@ def test_the_owners_are_the_entries(scene: Scene) -> None:
         assert found == ((owner, 0o4640) if os.geteuid() == 0 else ((os.geteuid(), os.getegid()), 0o640)), name
 
 
-def test_an_acl_that_is_an_entrys_is_set(scene: Scene) -> None:
-    wanted = acl((1, 6, _NO_ID), (2, 4, 4321), (4, 4, _NO_ID), (0x10, 4, _NO_ID), (0x20, 0, _NO_ID))
-    bare, with_acl = scene.forge.file("dir/a"), scene.forge.file("dir/b", mode=0o640, xattrs={_OWN_ACL: b64(wanted)})
-    scene.forge.snapshot(item("dir", "dir"), bare, with_acl)
-    restore(scene, 0o022)
-    assert os.listxattr(scene.restored / "dir/a") == []
-    assert os.getxattr(scene.restored / "dir/b", _OWN_ACL) == wanted
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077, 0o777])
+@pytest.mark.parametrize("default", [b"", GENEROUS], ids=["bare", "below a default ACL"])
+def test_attributes_that_are_an_entrys_are_set_and_its_mode(scene: Scene, umask: int, default: bytes) -> None:
+    """An ACL's mask is what a mode says of the group: one is set and leaves the other as it is."""
+    wanted: dict[str, tuple[int, dict[str, bytes]]] = {}
+    for mode in MODES:
+        own = acl(
+            (1, mode >> 6 & 7, _NO_ID),
+            (2, 7, 4321),
+            (4, 5, _NO_ID),
+            (0x10, mode >> 3 & 7, _NO_ID),
+            (0x20, mode & 7, _NO_ID),
+        )
+        wanted |= {f"dir/{mode:04o}-acl": (mode, {_OWN_ACL: own}), f"dir/{mode:04o}-note": (mode, {"user.note": b"\0"})}
+    wanted["dir/bare"] = (0o644, {})
+    scene.forge.snapshot(
+        item("dir", "dir"),
+        *[
+            scene.forge.file(name, mode=mode, xattrs={key: b64(value) for key, value in xattrs.items()} or None)
+            for name, (mode, xattrs) in sorted(wanted.items())
+        ],
+    )
+    scene.restored.mkdir()
+    if default:
+        os.setxattr(scene.restored, _ACL, default)
+    restore(scene, umask)
+    for name, expected in wanted.items():
+        path = scene.restored / name
+        found = {key: os.getxattr(path, key) for key in os.listxattr(path)}
+        assert (path.stat().st_mode & 0o7777, found) == expected, name
 
 
 def test_an_acl_that_is_no_entrys_goes(scene: Scene) -> None:
