@@ -111,6 +111,12 @@ def mode_of(entry: Entry, as_root: bool) -> int:
     return entry.mode & ~(stat.S_ISUID | stat.S_ISGID)
 
 
+def needs_root(entry: Entry) -> bool:
+    """Whether who restores, and is not root, cannot set all of it: an owner that is another, or an attribute."""
+    is_mine = (entry.uid, entry.gid) == (os.geteuid(), os.getegid())
+    return not is_mine or any(name.startswith(_PRIVILEGED) for name in entry.xattrs or ())
+
+
 def change_mode(parent: int, name: bytes, mode: int, kind: int) -> None:
     """Set the mode of something of this kind (S_IFMT) that need not be readable; of nothing that took its place."""
     if not _PATH:

@@ -14,10 +14,12 @@ import pytest
 
 from blobark.fetch import tag_of
 from tests.forge import MTIME_NS, b64, item
+from tests.forked import NOBODY
 from tests.racer import racing
 from tests.scene import Scene, judged
 from tests.small_disk import SmallDisk
-from tests.trees import small_tree
+from tests.trees import make_tree, small_tree
+from tools.compare import differences
 
 # What somebody has planted in restore_root
 
@@ -324,7 +326,27 @@ def test_without_root_owners_are_not_restored_and_nothing_fails(nobodys: Scene) 
     assert os.getxattr(nobodys.restored / "dir" / "file", "user.u") == b"kept"
     assert (nobodys.restored / "dir" / "file").stat().st_uid == nobodys.folder.stat().st_uid
     again = nobodys.restore(0, nobody=True).result
-    assert (again["kept"], again["written"]) == (4, 0)
+    assert (again["kept"], again["written"], again["needs_root"]) == (4, 0, True)
+
+
+def test_without_root_a_tree_comes_back_as_one_that_is_theirs(nobodys: Scene, tmp_path: Path) -> None:
+    workspace, is_root = nobodys.workspace, os.geteuid() == 0
+    shutil.rmtree(workspace.store)
+    top = make_tree(workspace.source)
+    if is_root:
+        (top / "char").unlink()
+        (top / "block").unlink()
+        os.chown(top / "mode", 1234, 5678)
+        (top / "mode").chmod(0o6755)
+        os.setxattr(top / "small", "trusted.t", b"root's")
+    workspace.backup()
+    top = top.rename(tmp_path / "source")
+    nobodys.hand_over()
+    assert judged(nobodys.run(nobody=True), 0).result["needs_root"] == is_root
+    owner = (NOBODY, NOBODY) if is_root else (os.geteuid(), os.getegid())
+    assert differences(str(top), str(nobodys.restored), restored_by=owner) == []
+    if is_root:
+        assert len(differences(str(top), str(nobodys.restored))) > 20
 
 
 def test_without_root_no_program_gets_the_wrong_owners_rights(nobodys: Scene) -> None:
@@ -383,8 +405,9 @@ def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:
     theirs = (restored / "dir", restored / "other content", restored / "same content")
     for path in theirs if os.geteuid() == 0 else ():
         os.chown(path, 0, 0)
-    failed = [path for path, _ in nobodys.restore(3, nobody=True).result["failed"]]
+    failed = dict(nobodys.restore(3, nobody=True).result["failed"])
     assert sorted(failed) == (["device", "dir", "dir/file"] if os.geteuid() == 0 else ["device"])
+    assert "--no-special" in failed["device"]
     assert (restored / "z").exists()
     assert (restored / "same content").stat().st_mtime_ns == MTIME_NS
 
