@@ -1,14 +1,15 @@
 """Metadata of what is restored: owner, extended attributes, mode, times; for `target`, and for nobody else.
 
 Always in this order, in which each keeps the ones before: a change of owner takes away set-user-id bits, an ACL is
-part of the mode, and everything but the times changes none of them. One attribute that the file system does not take
-costs nothing else: the rest is set, then it is named.
+part of the mode, and everything but the times changes none of them. An owner or an attribute that cannot be set, as
+in a container that does not know the owner, costs nothing else: the rest is set, then it is named.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import os
 import stat
 
@@ -28,15 +29,15 @@ def apply(descriptor: int, entry: Entry, *, as_root: bool) -> None:
     """Make an open file or directory what the entry says, touching only what differs.
 
     Raises:
-        TargetError: an attribute cannot be set; all else has been.
+        TargetError: its owner or an attribute cannot be set; all else has been.
         OSError: something else cannot.
     """
-    status = os.fstat(descriptor)
+    status, lost = os.fstat(descriptor), ""
     if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-        os.chown(descriptor, entry.uid, entry.gid)
+        lost = _give(descriptor, entry)
         status = os.fstat(descriptor)
-    problem = _apply_xattrs(descriptor, entry, as_root)
-    mode = mode_of(entry, as_root)
+    problem = _apply_xattrs(descriptor, entry, as_root) or lost
+    mode = mode_of(entry, as_root and not lost)
     if entry.xattrs or stat.S_IMODE(status.st_mode) != mode:
         os.chmod(descriptor, mode)
     if status.st_mtime_ns != entry.mtime_ns:
@@ -50,11 +51,11 @@ def apply_new(descriptor: int, entry: Entry, *, as_root: bool, is_bare: bool) ->
 
     `is_bare`: it has inherited no attributes, as `makes_bare` says of its directory.
     """
-    status = os.fstat(descriptor)
+    status, lost = os.fstat(descriptor), ""
     if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
-        os.chown(descriptor, entry.uid, entry.gid)
-    problem = "" if is_bare and not entry.xattrs else _apply_xattrs(descriptor, entry, as_root)
-    mode = mode_of(entry, as_root)
+        lost = _give(descriptor, entry)
+    problem = lost if is_bare and not entry.xattrs else _apply_xattrs(descriptor, entry, as_root) or lost
+    mode = mode_of(entry, as_root and not lost)
     if entry.xattrs or not is_bare or stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(descriptor, mode)
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -74,9 +75,7 @@ def makes_bare(directory: int) -> bool:
 
 def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> None:
     """As `apply`, for what cannot be opened: a symlink, a FIFO, a socket, a device."""
-    if as_root:
-        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-    problem = ""
+    problem = lost = _give(name, entry, parent) if as_root else ""
     place = b"/proc/self/fd/%d/%b" % (parent, name)
     if _HAS_XATTRS and entry.kind != "symlink" and not makes_bare(parent):
         with contextlib.suppress(OSError):  # it need not have inherited one
@@ -87,7 +86,7 @@ def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> 
         except OSError as error:
             problem = _unset(key, error)
     if entry.kind != "symlink":
-        change_mode(parent, name, mode_of(entry, as_root), SPECIAL_KINDS[entry.kind])
+        change_mode(parent, name, mode_of(entry, as_root and not lost), SPECIAL_KINDS[entry.kind])
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
     if problem:
         raise TargetError(problem)
@@ -129,6 +128,17 @@ def change_mode(parent: int, name: bytes, mode: int, kind: int) -> None:
         os.chmod(f"/proc/self/fd/{descriptor}", mode)
     finally:
         os.close(descriptor)
+
+
+def _give(place: int | bytes, entry: Entry, parent: int | None = None) -> str:
+    """Give a descriptor, or a name in `parent`, to its owner; return why that is not for us to do, "" when it is."""
+    try:
+        os.chown(place, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=parent is None)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EINVAL):
+            raise
+        return f"its owner {entry.uid}:{entry.gid} cannot be set ({error.strerror}; --no-owner leaves owners out)"
+    return ""
 
 
 def _apply_xattrs(descriptor: int, entry: Entry, as_root: bool) -> str:

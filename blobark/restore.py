@@ -322,7 +322,7 @@ class Restorer:
         self._context.items.outcome(outcome, job.path, _action(job.entry, status))
         if status is Status.FAILED:
             self._failed_paths.add(job.path)
-            result.failed.append((display(job.path), printable(outcome.reason)))
+            result.failed.append((display(job.path or b"."), printable(outcome.reason)))
             if entry.links > 1 and entry.has_content and outcome.reason == saved_badly(entry):
                 self._stale.add(job.path)
             return

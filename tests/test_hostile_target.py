@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from tests.forge import MTIME_NS, b64, item
 from tests.forked import NOBODY
 from tests.racer import racing
 from tests.scene import Scene, judged
-from tests.small_disk import SmallDisk
+from tests.small_disk import SmallDisk, as_root_of_a_namespace
 from tests.trees import make_tree, small_tree
 from tools.compare import differences
 
@@ -410,6 +411,28 @@ def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:
     assert "--no-special" in failed["device"]
     assert (restored / "z").exists()
     assert (restored / "same content").stat().st_mtime_ns == MTIME_NS
+
+
+def test_owners_that_a_container_does_not_know_are_named_and_cost_nothing_else(scene: Scene) -> None:
+    """Root in a user namespace may give files only to those whom the namespace has."""
+    forge = scene.forge
+    entries = [
+        item("dir", "dir", mode=0o750, uid=1234),
+        forge.file("dir/file", mode=0o6755, uid=1234, xattrs={"user.u": b64(b"kept")}),
+        item("link", "symlink", link="dir", mode=0o777, gid=1234),
+        forge.file("ours", mode=0o640, uid=0, gid=0),
+    ]
+    forge.publish(forge.header([forge.segment([item("", "dir", uid=1234), *entries])], 1), 1)
+    command = as_root_of_a_namespace([*scene.workspace.command("restore"), "--json"])
+    for _ in range(2):
+        run = judged(subprocess.run(command, capture_output=True, check=False), 3)
+        assert sorted(path for path, _ in run.result["failed"]) == [".", "dir", "dir/file", "link"]
+        assert all("--no-owner leaves owners out" in why for _, why in run.result["failed"])
+        scene.check_content()
+        file = scene.restored / "dir" / "file"
+        assert (stat.S_IMODE(file.stat().st_mode), os.getxattr(file, "user.u")) == (0o755, b"kept")
+        assert stat.S_IMODE((scene.restored / "dir").stat().st_mode) == 0o750
+    judged(subprocess.run([*command, "--no-owner"], capture_output=True, check=False), 0)
 
 
 # Local state is a cache
