@@ -63,7 +63,9 @@ class SmallDisk:
 
     def remount(self, options: str) -> None:
         """Change the disk's size, or whether it may be written."""
-        subprocess.run(self.as_owner(["mount", "-o", f"remount,{options}", str(self.place)]), check=True)
+        # With its source, `mount` adds no options of its own: the owner it would add is the one outside the namespace.
+        command = ["mount", "-o", f"remount,{options}", "small", str(self.place)]
+        subprocess.run(self.as_owner(command), check=True)
 
     def seen_from_here(self) -> Path:
         """Return the disk as a path that is good outside, too."""

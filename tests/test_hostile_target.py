@@ -333,7 +333,8 @@ def test_without_root_owners_are_not_restored_and_nothing_fails(nobodys: Scene) 
 def test_without_root_a_tree_comes_back_as_one_that_is_theirs(nobodys: Scene, tmp_path: Path) -> None:
     workspace, is_root = nobodys.workspace, os.geteuid() == 0
     shutil.rmtree(workspace.store)
-    top = make_tree(workspace.source)
+    top = make_tree(tmp_path / "source")
+    workspace.configure(source_path=str(top))
     if is_root:
         (top / "char").unlink()
         (top / "block").unlink()
@@ -341,7 +342,6 @@ def test_without_root_a_tree_comes_back_as_one_that_is_theirs(nobodys: Scene, tm
         (top / "mode").chmod(0o6755)
         os.setxattr(top / "small", "trusted.t", b"root's")
     workspace.backup()
-    top = top.rename(tmp_path / "source")
     nobodys.hand_over()
     assert judged(nobodys.run(nobody=True), 0).result["needs_root"] == is_root
     owner = (NOBODY, NOBODY) if is_root else (os.geteuid(), os.getegid())
@@ -385,8 +385,12 @@ def test_without_root_what_may_not_be_read_is_restored_once_more(nobodys: Scene)
     nobodys.hand_over()
     for _ in range(2):
         nobodys.restore(0, nobody=True)
+        closed = nobodys.restored / "closed"
+        assert stat.S_IMODE(closed.stat().st_mode) == 0
+        closed.chmod(0o700)
         modes = {path: path.stat().st_mode & 0o7777 for path in nobodys.restored.rglob("*")}
-        assert sorted(modes.values()) == [0, 0, 0o200, 0o444, 0o555]
+        closed.chmod(0)
+        assert sorted(modes.values()) == [0, 0o200, 0o444, 0o555, 0o700]
 
 
 def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:

@@ -1145,17 +1145,20 @@ class Tree:
         return mode & 0o1777
 
     def metadata(self, descriptor: int, entry: dict[str, Any]) -> str:
-        """Set owner, attributes, mode and times, in this order; return which attribute could not be set."""
-        problem = ""
+        """Set owner, attributes, mode and times, in this order; return which of the first two could not be set."""
+        problem, mode = "", self.mode(entry)
         if self.is_root:
-            os.chown(descriptor, entry.get("uid", 0), entry.get("gid", 0))
+            try:
+                os.chown(descriptor, entry.get("uid", 0), entry.get("gid", 0))
+            except OSError as error:  # as in a container that does not know the owner
+                problem, mode = f"its owner cannot be set ({error.strerror})", mode & 0o1777
         for name, value in (entry.get("xattrs") or {}).items():
             if self.is_root or not name.startswith(("security.", "trusted.")):
                 try:
                     os.setxattr(descriptor, name, base64.b64decode(value))
                 except (OSError, AttributeError):
                     problem = f"its attribute {name} cannot be set"
-        os.chmod(descriptor, self.mode(entry))
+        os.chmod(descriptor, mode)
         os.utime(descriptor, ns=(entry.get("mtime_ns", 0),) * 2)
         return problem
 
