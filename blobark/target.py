@@ -48,7 +48,8 @@ class Target:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
-            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
+            hint = "check who owns it, or name another with --to DIR"
+            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})", hint) from None
         if create and descriptor is not None and not lock(descriptor):
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
