@@ -37,7 +37,7 @@ def apply(descriptor: int, entry: Entry, *, as_root: bool) -> None:
         lost = _give(descriptor, entry)
         status = os.fstat(descriptor)
     problem = _apply_xattrs(descriptor, entry, as_root) or lost
-    mode = mode_of(entry, as_root and not lost)
+    mode = mode_of(entry, status.st_uid, status.st_gid)
     if entry.xattrs or stat.S_IMODE(status.st_mode) != mode:
         os.chmod(descriptor, mode)
     if status.st_mtime_ns != entry.mtime_ns:
@@ -54,8 +54,9 @@ def apply_new(descriptor: int, entry: Entry, *, as_root: bool, is_bare: bool) ->
     status, lost = os.fstat(descriptor), ""
     if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
         lost = _give(descriptor, entry)
+        status = os.fstat(descriptor)
     problem = lost if is_bare and not entry.xattrs else _apply_xattrs(descriptor, entry, as_root) or lost
-    mode = mode_of(entry, as_root and not lost)
+    mode = mode_of(entry, status.st_uid, status.st_gid)
     if entry.xattrs or not is_bare or stat.S_IMODE(status.st_mode) != mode:
         os.fchmod(descriptor, mode)
     os.utime(descriptor, ns=(entry.mtime_ns, entry.mtime_ns))
@@ -75,7 +76,7 @@ def makes_bare(directory: int) -> bool:
 
 def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> None:
     """As `apply`, for what cannot be opened: a symlink, a FIFO, a socket, a device."""
-    problem = lost = _give(name, entry, parent) if as_root else ""
+    problem = _give(name, entry, parent) if as_root else ""
     place = b"/proc/self/fd/%d/%b" % (parent, name)
     if _HAS_XATTRS and entry.kind != "symlink" and not makes_bare(parent):
         with contextlib.suppress(OSError):  # it need not have inherited one
@@ -86,7 +87,8 @@ def apply_unopened(parent: int, name: bytes, entry: Entry, *, as_root: bool) -> 
         except OSError as error:
             problem = _unset(key, error)
     if entry.kind != "symlink":
-        change_mode(parent, name, mode_of(entry, as_root and not lost), SPECIAL_KINDS[entry.kind])
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        change_mode(parent, name, mode_of(entry, status.st_uid, status.st_gid), SPECIAL_KINDS[entry.kind])
     os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
     if problem:
         raise TargetError(problem)
@@ -96,16 +98,16 @@ def is_applied(descriptor: int, entry: Entry, *, as_root: bool) -> bool:
     """Whether an open file has the entry's mode, time, owner (as root) and extended attributes."""
     status = os.fstat(descriptor)
     return (
-        stat.S_IMODE(status.st_mode) == mode_of(entry, as_root)
+        stat.S_IMODE(status.st_mode) == mode_of(entry, status.st_uid, status.st_gid)
         and status.st_mtime_ns == entry.mtime_ns
         and (not as_root or (status.st_uid, status.st_gid) == (entry.uid, entry.gid))
         and _xattrs(descriptor, as_root) == _wanted(entry, as_root)
     )
 
 
-def mode_of(entry: Entry, as_root: bool) -> int:
-    """Return the mode to restore: without the set-id bits where the owner is not the one they were meant for."""
-    if as_root or (entry.uid, entry.gid) == (os.geteuid(), os.getegid()):
+def mode_of(entry: Entry, uid: int, gid: int) -> int:
+    """Return the mode for what these now own: without the set-id bits where those were meant for another."""
+    if (entry.uid, entry.gid) == (uid, gid):
         return entry.mode
     return entry.mode & ~(stat.S_ISUID | stat.S_ISGID)
 
@@ -137,7 +139,8 @@ def _give(place: int | bytes, entry: Entry, parent: int | None = None) -> str:
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EINVAL):
             raise
-        return f"its owner {entry.uid}:{entry.gid} cannot be set ({error.strerror}; --no-owner leaves owners out)"
+        owner = f"{entry.uid}:{entry.gid}"
+        return f"its owner {owner} cannot be set ({error.strerror}; `restore --no-owner` leaves owners out)"
     return ""
 
 

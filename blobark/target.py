@@ -299,7 +299,9 @@ def _make_node(parent: int, name: bytes, entry: Entry) -> None:
     except OSError as error:
         if error.errno != errno.EPERM or entry.kind not in ("char", "block"):
             raise
-        raise TargetError("is a device, which takes root's rights to make (--no-special leaves it out)") from None
+        raise TargetError(
+            "is a device, which takes root's rights to make (`restore --no-special` leaves it out)"
+        ) from None
 
 
 class _NamedErrors:

@@ -15,7 +15,7 @@ import pytest
 
 from blobark.fetch import tag_of
 from tests.forge import MTIME_NS, b64, item
-from tests.forked import NOBODY
+from tests.forked import NOBODY, NOBODYS_GROUP
 from tests.racer import racing
 from tests.scene import Scene, judged
 from tests.small_disk import SmallDisk, as_root_of_a_namespace
@@ -358,6 +358,21 @@ def test_without_root_no_program_gets_the_wrong_owners_rights(nobodys: Scene) ->
     assert nobodys.restore(0, nobody=True).result["kept"] == 1
 
 
+def test_without_root_no_program_gets_the_rights_of_a_folders_group(nobodys: Scene) -> None:
+    """What is made in a set-group-id folder has the folder's group; who has one group has none but the meant one."""
+    is_root = os.geteuid() == 0
+    uid, gid = (NOBODY, NOBODY) if is_root else (os.geteuid(), os.getegid())
+    group = NOBODYS_GROUP if is_root else next((other for other in os.getgroups() if other != gid), gid)
+    nobodys.forge.snapshot(nobodys.forge.file("program", mode=0o2755, uid=uid, gid=gid))
+    nobodys.hand_over()
+    nobodys.restored.mkdir()
+    os.chown(nobodys.restored, uid, group)
+    nobodys.restored.chmod(0o2755)
+    nobodys.restore(0, nobody=True)
+    program = (nobodys.restored / "program").stat()
+    assert (program.st_gid, program.st_mode & 0o7777) == (group, 0o2755 if group == gid else 0o755)
+
+
 def test_without_root_extras_go_that_may_go_and_the_others_are_named(nobodys: Scene) -> None:
     restored = nobodys.restored
     nobodys.forge.snapshot(nobodys.forge.file("file"))
@@ -431,7 +446,7 @@ def test_owners_that_a_container_does_not_know_are_named_and_cost_nothing_else(s
     for _ in range(2):
         run = judged(subprocess.run(command, capture_output=True, check=False), 3)
         assert sorted(path for path, _ in run.result["failed"]) == [".", "dir", "dir/file", "link"]
-        assert all("--no-owner leaves owners out" in why for _, why in run.result["failed"])
+        assert all("--no-owner` leaves owners out" in why for _, why in run.result["failed"])
         scene.check_content()
         file = scene.restored / "dir" / "file"
         assert (stat.S_IMODE(file.stat().st_mode), os.getxattr(file, "user.u")) == (0o755, b"kept")
