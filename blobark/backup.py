@@ -50,7 +50,7 @@ from blobark.hooks import append_line, run_hook
 from blobark.indexed import IndexResult
 from blobark.journals import journaled
 from blobark.model import display, printable
-from blobark.outset import hired
+from blobark.outset import hired, scouted
 from blobark.saved import SaveResult
 from blobark.steps import step
 from blobark.storelock import StoreLock, store_lock
@@ -117,7 +117,7 @@ def run_backup(context: Context, options: BackupOptions) -> BackupResult:
         pause=_patience(context, LOOK_S) if options.wait else None,
     )
     if options.dry_run:
-        with lock, Catalog.open(context.config.state_dir, keep=False) as catalog:
+        with lock, scouted(context), Catalog.open(context.config.state_dir, keep=False) as catalog:
             indexed = make_draft(context, catalog, options.index)
             return BackupResult(indexed, estimate_draft(context, catalog))
     with (
@@ -134,6 +134,7 @@ def run_backup(context: Context, options: BackupOptions) -> BackupResult:
 def _index_and_save(context: Context, options: BackupOptions, known_as: str) -> BackupResult:
     with (
         hired(context, sending(context), dry_run=False),
+        scouted(context),
         Catalog.open(context.config.state_dir) as catalog,
         contextlib.ExitStack() as stack,
     ):

@@ -21,9 +21,8 @@ from blobark.indexed import IndexResult
 from blobark.model import Entry, Root, display, text_or_b64
 from blobark.plan import Change, Reason
 from blobark.reread import Reader, reading_cost
-from blobark.scout import scouted
 from blobark.source import Particulars, SourceTree, Status
-from blobark.walk import Found, Walk, WalkRoot, walk, why_unreadable
+from blobark.walk import Found, Walk, why_unreadable
 
 PROGRESS_EVERY = 1000
 
@@ -71,19 +70,17 @@ class DraftBuilder:
 
     def run(self) -> None:
         """Walk every root into the draft, then settle what only the whole walk could tell."""
-        config = self._context.config
         for number, configured in enumerate(self._context.sources()):
             self._root, self._root_name = number, configured.name
             self._groups.clear()
             self._gone_firsts.clear()
             self._stale_below = b""
             self._added = 0
-            root = WalkRoot(configured.path, configured.name, config.own_paths_below(configured))
-            found = walk(root, self._context.rules, one_file_system=config.one_file_system, since_ns=self._since_ns())
             with contextlib.closing(SourceTree(configured.path)) as self._tree:
-                self._merge(scouted(found, self._context.check_stop))
+                self._merge(self._context.scout.walk(number, self._since_ns()))
             self._advance_to_end()
             self._result.roots.append(Root(*text_or_b64(configured.name), self._added))
+        self._context.scout.call_back()
         self._draft.finish()
         if self._has_previous:
             self._settle_renames()

@@ -29,7 +29,7 @@ from blobark import arguments, summary
 from blobark.arguments_restore import to_stdout
 from blobark.command import Command
 from blobark.config import Config, load
-from blobark.context import Context
+from blobark.context import Context, walk_of
 from blobark.crew import Crew
 from blobark.engine import Engine
 from blobark.errors import EXIT_BUG, BlobarkError, Fatal, Interrupted
@@ -39,6 +39,7 @@ from blobark.orphans import end_with_parent
 from blobark.output import Listing, Row, Stream
 from blobark.progress import Display
 from blobark.rules import Rules
+from blobark.scout import Scout
 from blobark.stores.load import Limits
 from blobark.stores.retry import Retrying
 
@@ -278,6 +279,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
     rules = Rules(skip_files=config.skip_files, skip_path=config.skip_path, exclude=config.exclude)
 
     crew = Crew(engine)
+    scout = Scout(partial(walk_of, config, rules), stop)
     shown.under_way = engine.stages.under_way
 
     def store_counters() -> dict[str, int]:
@@ -290,7 +292,7 @@ def _context(config: Config, shown: Display, stop: threading.Event, stores: list
         sums = {name: own.get(name, 0) + crews.get(name, 0) for name in own.keys() | crews.keys()}
         return {**run, "in_flight": engine.in_flight + crew.in_flight, **sums}
 
-    return Context(config, rules, engine, crew, shown, open_store, store_counters, counters)
+    return Context(config, rules, engine, crew, scout, shown, open_store, store_counters, counters)
 
 
 def _report_error(options: argparse.Namespace, error: BlobarkError) -> int:

@@ -27,7 +27,7 @@ from blobark.itemlog import SAVING, read_failures
 from blobark.journals import journaled
 from blobark.member import Makers
 from blobark.model import Header, Root, display, printable
-from blobark.outset import catalog_to_read, hired
+from blobark.outset import catalog_to_read, hired, scouted
 from blobark.publish import publish
 from blobark.save import Saver
 from blobark.saved import SaveResult
@@ -72,6 +72,7 @@ def run_index(context: Context, options: IndexOptions) -> IndexResult:
     with (
         journaled(context, "index", dry_run=options.dry_run) as (run, ending),
         state_lock(state_dir, "index"),
+        scouted(context),
         Catalog.open(state_dir, keep=not options.dry_run) as catalog,
     ):
         result = make_draft(run, catalog, options)

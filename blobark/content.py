@@ -113,7 +113,8 @@ def make_ready(server: str, entry: Entry, data: bytes, *, md5: bool, level: int)
 
 def put_small(store: Store, server: str, root_name: bytes, ready: Ready) -> Stored:
     """Store what has been made ready. Raises `DifferentContent`."""
-    return _put(store, blob_name(server, ready.entry.guid), ready, blob_meta(root_name, ready.entry))
+    meta = blob_meta(root_name, ready.entry) if store.keeps_meta else {}
+    return _put(store, blob_name(server, ready.entry.guid), ready, meta)
 
 
 def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None) -> Iterator[Data]:

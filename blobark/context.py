@@ -13,9 +13,11 @@ from blobark.errors import Interrupted
 from blobark.itemlog import ItemLog
 from blobark.model import Outcome, Root, text_or_b64
 from blobark.rules import Rules
+from blobark.scout import Scout
 from blobark.source import SourceTree
 from blobark.steps import Step
 from blobark.stores.base import Store
+from blobark.walk import Walk, WalkRoot, walk
 
 
 class Reporter(Protocol):
@@ -55,6 +57,8 @@ class Context:
     engine: Engine
     crew: Crew
     """Does the work in place of the engine when it has members."""
+    scout: Scout
+    """Walks the roots, by their numbers among `sources`."""
     reporter: Reporter
     open_store: Callable[[bool], Store]
     """Opens the store (and makes it, when true and it can be made), once for the run."""
@@ -81,7 +85,7 @@ class Context:
 
     def sources(self) -> list[SourceRoot]:
         """Return the configured roots in the order of a manifest: by their real names."""
-        return sorted(self.config.source_path, key=lambda source: source.name)
+        return sources_of(self.config)
 
     def roots(self) -> list[Root]:
         """Return the names of the configured roots, in the order of a manifest."""
@@ -91,6 +95,18 @@ class Context:
         """Open the configured root of that name; None when there is none. Raises `RootRefused`."""
         found = next((source for source in self.config.source_path if source.name == root_name), None)
         return SourceTree(found.path) if found else None
+
+
+def sources_of(config: Config) -> list[SourceRoot]:
+    """Return the configured roots in the order of a manifest: by their real names."""
+    return sorted(config.source_path, key=lambda source: source.name)
+
+
+def walk_of(config: Config, rules: Rules, number: int, since_ns: int) -> Walk:
+    """Begin the walk of the root with this number, as `walk.walk`."""
+    source = sources_of(config)[number]
+    root = WalkRoot(source.path, source.name, config.own_paths_below(source))
+    return walk(root, rules, one_file_system=config.one_file_system, since_ns=since_ns)
 
 
 def full_path(root_name: bytes, path: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""What a run has before it asks the store for anything: a crew, and the catalog where one helps."""
+"""What a run has before it asks the store for anything: a crew, a scout, and the catalog where one helps."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def hired(context: Context, makers: Makers, *, dry_run: bool) -> Iterator[None]:
         yield
     finally:
         context.crew.dismiss()
+
+
+@contextlib.contextmanager
+def scouted(context: Context) -> Iterator[None]:
+    """Have a scout while this lasts, or until the walks are done; it must begin before there are threads, too."""
+    context.scout.send_out()
+    try:
+        yield
+    finally:
+        context.scout.call_back()
 
 
 def catalog_to_read(stack: contextlib.ExitStack, state_dir: Path) -> Catalog | None:

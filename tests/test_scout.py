@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,10 +48,6 @@ def test_it_finds_what_a_walk_finds(large: Path, since_ns: int) -> None:
     scout("finds_what_a_walk_finds", large, since_ns)
 
 
-def test_a_small_tree_needs_none(tmp_path: Path) -> None:
-    scout("is_not_sent_out_in_a_small_tree", tmp_path)
-
-
 def test_a_process_with_threads_is_not_forked(large: Path) -> None:
     scout("is_not_sent_out_by_threads", large)
 
@@ -66,8 +64,26 @@ def test_one_that_is_killed_is_no_end_of_the_walk(large: Path) -> None:
     scout("is_killed", large)
 
 
+def test_one_that_was_killed_before_is_no_empty_walk(large: Path) -> None:
+    scout("is_killed_before", large)
+
+
 def test_it_ends_when_nobody_reads_on(large: Path) -> None:
     scout("is_not_wanted_any_more", large)
+
+
+def test_it_ends_with_the_process_that_sent_it_out(large: Path) -> None:
+    command = [sys.executable, "-m", "tests.scouting", "outlives_nobody", str(large)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    try:
+        scout = os.pidfd_open(int(done.stdout))
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([scout], [], [], 60)[0]
+    finally:
+        os.close(scout)
 
 
 def test_what_stops_a_walk_is_raised_here() -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from azure.storage.blob import BlobLeaseClient, ContainerClient
 
+from blobark.cli import LOCAL_WORKERS
+from blobark.crew import MOST_MEMBERS
 from blobark.holder import Holder, this_process
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
@@ -123,6 +125,17 @@ def test_waiting_for_another_machine_ends_when_asked_to(machines: tuple[Workspac
         assert waiting.stderr
         waiting.stderr.readline()
         assert end(waiting, signal.SIGTERM)[0] == 130
+
+
+def test_all_processes_of_a_backup_are_there_before_it_asks_for_the_lock(machines: tuple[Workspace, Workspace]) -> None:
+    one, other = machines
+    with stopped(one), other.started("backup", "--wait") as waiting:
+        assert waiting.stderr
+        waiting.stderr.readline()
+        children = Path(f"/proc/{waiting.pid}/task/{waiting.pid}/children").read_text().split()
+        end(waiting, signal.SIGTERM)
+    members = min(os.cpu_count() or 1, LOCAL_WORKERS, MOST_MEMBERS)
+    assert len(children) == (members + 1 if members > 1 else 0)  # a crew and a scout; one processor has neither
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
