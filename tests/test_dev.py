@@ -49,3 +49,13 @@ def test_a_checkout_of_somebody_else_is_named(checkout: Path, program: str) -> N
     checkout.chmod(0o755)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
     assert "Permission denied" in done.stderr
+
+
+def test_a_demo_of_what_may_not_be_read_says_what_to_do(checkout: Path, tmp_path: Path) -> None:
+    tree = small_tree(tmp_path / "tree", "file", "closed")
+    (tree / "closed").chmod(0)
+    done = run(checkout / "tools" / "demo.py", str(tree))
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[-1].endswith(
+        "ended with exit code 3: take a tree that you may read and make all of"
+    )

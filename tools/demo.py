@@ -19,7 +19,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from blobark.trial import remove  # noqa: E402  (the checkout is put on the path first)
+from blobark.errors import EXIT_ITEMS_FAILED  # noqa: E402  (the checkout is put on the path first)
+from blobark.trial import remove  # noqa: E402
 from metrics.report import report  # noqa: E402
 from tools.compare import differences  # noqa: E402
 
@@ -43,7 +44,8 @@ def main() -> int:
         command = [sys.executable, str(REPOSITORY / script), "--config", str(config)]
         code = subprocess.run(command, check=False).returncode
         if code:
-            print(f"demo: {script} ended with exit code {code}", file=sys.stderr)
+            hint = ": take a tree that you may read and make all of" if code == EXIT_ITEMS_FAILED else ""
+            print(f"demo: {script} ended with exit code {code}{hint}", file=sys.stderr)
             return code
     return _judge(tree, folder)
 
