@@ -83,7 +83,7 @@ class Display:
         """Count how an item ended; name it when it failed, or always with -v."""
         if outcome.status is Status.FAILED:
             self.failed += 1
-            self.warn(f"failed: {display(path)}: {outcome.reason}")
+            self.warn(f"failed: {display(path or b'.')}: {outcome.reason}")
         elif self.verbose:
             self.detail(f"{outcome.status.value}: {display(path)}")
         self.advance(1, outcome.entry.size)

@@ -8,6 +8,7 @@ in restore_root meanwhile, nothing outside it is touched. Files appear whole (`p
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -47,11 +48,16 @@ class Target:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
-            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
+            hint = "check who owns it, or name another with --to DIR"
+            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})", hint) from None
         if create and descriptor is not None and not lock(descriptor):
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
         return cls(descriptor)
+
+    def falls_short(self, entry: Entry) -> bool:
+        """Whether what is made of an entry is not all of it, as only root can set the rest."""
+        return not self.is_root and metadata.needs_root(entry)
 
     @property
     def exists(self) -> bool:
@@ -154,8 +160,7 @@ class Target:
             if entry.kind == "symlink":
                 os.symlink(entry.raw_link, temporary, dir_fd=parent)
             else:
-                device = os.makedev(*entry.rdev) if entry.rdev else 0
-                os.mknod(temporary, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
+                _make_node(parent, temporary, entry)
             problem = None
             try:
                 try:
@@ -290,6 +295,18 @@ def _empty_directory(parent: int, name: bytes) -> int:
 def _clear(descriptor: int) -> None:
     for name in os.listdir(descriptor):
         os.unlink(name, dir_fd=descriptor)
+
+
+def _make_node(parent: int, name: bytes, entry: Entry) -> None:
+    device = os.makedev(*entry.rdev) if entry.rdev else 0
+    try:
+        os.mknod(name, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EPERM or entry.kind not in ("char", "block"):
+            raise
+        raise TargetError(
+            "is a device, which takes root's rights to make (`restore --no-special` leaves it out)"
+        ) from None
 
 
 class _NamedErrors:

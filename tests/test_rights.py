@@ -20,6 +20,7 @@ from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
+from tests.powerless import Powerless
 from tests.runs import REPOSITORY, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
@@ -308,6 +309,17 @@ def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, so
     workspace.configure(store="azure")
     run = workspace.run("doctor", expect=2)
     assert "connection_string: not set" in run.stderr
+
+
+def test_the_doctor_finds_a_snapshot_that_another_user_has_made(tmp_path: Path, source: Path) -> None:
+    workspace = Powerless(tmp_path, source)
+    workspace.backup()
+    assert workspace.run("doctor").result["missing"]["restore"] == []
+    (header,) = workspace.store.glob("blobark/*/snapshots/*")
+    header.chmod(0)
+    run = workspace.run("doctor", expect=4)
+    assert run.result["missing"]["restore"] == ["read"]
+    assert "check who owns the folder" in run.result["advice"][0]
 
 
 def test_the_doctor_names_a_missing_container_and_a_wrong_key(
