@@ -114,7 +114,7 @@ class Display:
         share = f"{min(100 * self.items // self._total, 100)} % " if self._total else ""
         text = f"{self._what}: {share}{counted(self.items, 'item')}"
         items_per_s, mb_per_s = round(self.items / elapsed_s), round(self.bytes / elapsed_s / 1e6, 1)
-        text += f", {items_per_s:,} items/s" if items_per_s else ""  # some take a minute each, and some have no bytes
+        text += f", {items_per_s:,} files/s" if items_per_s else ""  # some take a minute each, and some have no bytes
         text += f", {mb_per_s:,.1f} MB/s" if mb_per_s else ""
         if self._total > self.items > 0:
             text += f", about {elapsed_s * (self._total - self.items) / self.items:,.0f} s left"

@@ -161,5 +161,5 @@ def test_a_log_gets_a_line_now_and_then(many: Workspace, tmp_path: Path) -> None
     assert process.returncode == 0
     lines = stderr.splitlines()
     assert lines
-    form = r"restore: \d+ % [\d,]+ items?(, [\d,]+ items/s)?(, [\d,.]+ MB/s)?, about [\d,]+ s left"
+    form = r"restore: \d+ % [\d,]+ items?(, [\d,]+ files/s)?(, [\d,.]+ MB/s)?, about [\d,]+ s left"
     assert all(re.fullmatch(form, line) for line in lines), lines

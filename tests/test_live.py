@@ -296,7 +296,7 @@ def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: 
     shown.outcome(Outcome(0, Entry(path="x"), Status.FAILED, reason="lost"), b"x\x1b")
     said_last = capsys.readouterr().err.splitlines()
     assert said_last[0] == "failed: x\\x1b: lost"
-    assert re.fullmatch(r"restore: 28 % 28,801 items, 1 items/s, 1.0 MB/s, about .* s left, 1 failed", said_last[1])
+    assert re.fullmatch(r"restore: 28 % 28,801 items, 1 files/s, 1.0 MB/s, about .* s left, 1 failed", said_last[1])
 
 
 def test_plain_lines_tell_no_rate_of_nothing(
