@@ -101,6 +101,10 @@ def main(argv: list[str]) -> int:
     except Trouble as trouble:
         print(f"dev.py: {trouble}", file=sys.stderr)
         return 1
+    except PermissionError as error:
+        hint = "clone the project into a folder of yours"
+        print(f"dev.py: {error.filename}: {error.strerror}: {hint}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         return 130
 

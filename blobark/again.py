@@ -20,8 +20,8 @@ from blobark.context import Context, full_path
 from blobark.errors import ConfigError
 from blobark.guids import GuidSource
 from blobark.itemlog import Failures, read_failures
-from blobark.model import Entry, Header, Root, SegmentRef, display
-from blobark.snapshot import Manifest
+from blobark.model import Entry, Header, Root, display
+from blobark.snapshot import Manifest, PartialManifest
 
 
 def renew_failed(context: Context, catalog: Catalog, failures: Failures) -> bool:
@@ -106,11 +106,11 @@ def restore_target(file: Path, *, in_place: bool) -> bytes:
     return target
 
 
-class FailedManifest(Manifest):
+class FailedManifest(PartialManifest):
     """A manifest that has only what failed in a run, with the directories above and the files that it links to."""
 
     def __init__(self, whole: Manifest, header: Header, places: list[bytes], paths: Mapping[bytes, str]) -> None:
-        self._whole = whole
+        super().__init__(whole, self._has)
         self._places = places
         self._paths = set(paths)
         for ref in header.segments:
@@ -119,19 +119,7 @@ class FailedManifest(Manifest):
                     self._paths.add(self._path(entry, entry.raw_hardlink_to))
         self._above = set(_parents(self._paths))
 
-    def lines(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.lines`: the whole segment's."""
-        return self._whole.lines(ref)
-
-    def read(self, ref: SegmentRef) -> list[Entry]:
-        """Return the entries of a segment that are to be restored again."""
-        return [entry for entry in self._whole.read(ref) if self._takes(entry)]
-
-    def directories(self, ref: SegmentRef) -> list[Entry]:
-        """As `read`, but only the directories."""
-        return [entry for entry in self.read(ref) if entry.kind == "dir"]
-
-    def _takes(self, entry: Entry) -> bool:
+    def _has(self, entry: Entry) -> bool:
         try:
             path = self._path(entry, entry.raw_path)
         except (ValueError, IndexError):

@@ -306,11 +306,10 @@ def map_pairs(tree: Tree) -> Iterator[tuple[str, bytes]]:
             yield blob_name(tree.header.server, entry.guid), path + b"/" if entry.kind == "dir" else path
 
 
-def numbers_text(numbers: Sequence[int], existing: Sequence[int]) -> str:
-    """Return snapshot numbers as a person writes them: 3-7, 9. A gap is where one that exists is missing."""
-    places = {number: place for place, number in enumerate(existing)}
+def numbers_text(numbers: Sequence[int]) -> str:
+    """Return ascending snapshot numbers as a person writes them: 3-7, 9. A range has every number between its ends."""
     runs = []
-    for _, group in groupby(enumerate(numbers), key=lambda pair: places[pair[1]] - pair[0]):
+    for _, group in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
         run = [number for _, number in group]
         runs.append(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}")
     return ", ".join(runs)

@@ -1,7 +1,8 @@
 """`blobark diff`: what became of each path from one snapshot to another, and what it comes to.
 
-A file that is gone under one path and new under another one with the same GUID was renamed. That can be told when all
-differences are known, so they wait in a temporary file, and are listed then.
+A file that is gone under one path and new under another one with the same GUID was renamed. A further hard link has no
+GUID: there inode, size and time tell. All that can be told when all differences are known, so they wait in a temporary
+file, and are listed then.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def list_differences(context: Context, server: str, before: int, after: int) -> 
         with Differences.open() as found:
             context.reporter.begin("diff", 0, 0)
             for number, difference in enumerate(browse.differences(*trees)):
-                found.add(difference.change, _guid(difference), msgspec.json.encode(_row(difference)))
+                found.add(difference.change, *_traits(difference), msgspec.json.encode(_row(difference)))
                 if not number % PROGRESS_EVERY:
                     context.check_stop()
                 context.reporter.advance(1, 0)
@@ -95,10 +96,16 @@ def list_differences(context: Context, server: str, before: int, after: int) -> 
     return Changes(LEGEND, rows(), result=result)
 
 
-def _guid(found: Difference) -> str:
-    """Return what a file that is gone or new has in common with what it was renamed to or from, "" for nothing."""
+def _traits(found: Difference) -> tuple[str, str]:
+    """Return what a file that is gone or new has in common with what it was renamed to or from, "" for nothing.
+
+    That is its GUID, and for each name of a hard-link group what tells the group.
+    """
     entry: Entry | None = found.after if found.before is None else found.before if found.after is None else None
-    return entry.guid if entry is not None and entry.has_content else ""
+    if entry is None or entry.kind != "file":
+        return "", ""
+    is_linked = entry.inode and (entry.links > 1 or entry.hardlink_to_any)
+    return entry.guid if entry.has_content else "", f"{entry.inode} {entry.size} {entry.mtime_ns}" if is_linked else ""
 
 
 def _row(found: Difference) -> DifferenceRow:

@@ -235,12 +235,11 @@ def _found_in(file: Path) -> frozenset[str]:
 
 def damage_rows(inventory: Inventory) -> Iterator[DamageRow]:
     """Yield a row for each item that damage hurts."""
-    numbers = inventory.numbers()
     for key in inventory.damaged():
         damages = inventory.damages(key)
         whats = dict.fromkeys(damage.what for damage in damages)
         for hurt in inventory.hurts(key):
-            yield DamageRow(key, "; ".join(whats), display(hurt.path), numbers_text(hurt.numbers, numbers))
+            yield DamageRow(key, "; ".join(whats), display(hurt.path), numbers_text(hurt.numbers))
 
 
 def limited(rows: Iterator[Row], most: int | None) -> Iterator[Row]:

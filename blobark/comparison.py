@@ -115,11 +115,11 @@ def _of_item(full: bytes, entry: Entry, status: os.stat_result, as_root: bool) -
         yield "points somewhere else"
     if entry.kind in ("char", "block") and (os.major(status.st_rdev), os.minor(status.st_rdev)) != entry.rdev:
         yield "is another device"
-    is_mine = (entry.uid, entry.gid) == (os.geteuid(), os.getegid())
-    mode = entry.mode if as_root or is_mine else entry.mode & ~_SET_ID
+    is_owners = (status.st_uid, status.st_gid) == (entry.uid, entry.gid)
+    mode = entry.mode if is_owners else entry.mode & ~_SET_ID
     if entry.kind != "symlink" and stat.S_IMODE(status.st_mode) != mode:
         yield f"has the mode {stat.S_IMODE(status.st_mode):04o} instead of {mode:04o}"
-    if as_root and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+    if as_root and not is_owners:
         yield f"belongs to {status.st_uid}:{status.st_gid} instead of {entry.uid}:{entry.gid}"
     if status.st_mtime_ns != entry.mtime_ns:
         yield f"has another time ({status.st_mtime_ns} ns instead of {entry.mtime_ns})"

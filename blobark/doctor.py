@@ -10,6 +10,7 @@ Which right which command needs is said here once, and in docs/operations.md; te
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -96,7 +97,7 @@ def examine(context: Context, server: str, commands: Sequence[str], *, dry_run: 
     result = DoctorResult(server, list(_used(context.config)))
     ways: dict[str, Callable[[Store], None]] = {
         "list": lambda store: _first(store.list(f"{PREFIX}{result.server}/")),
-        "read": lambda store: _read(store, _key(result)),
+        "read": lambda store: _read(store, result),
         "write": lambda store: _stage(store, f"{_key(result)}-blocks"),
         "create": lambda store: _create(store, _key(result)),
         "delete": lambda store: store.delete(_key(result)),
@@ -161,7 +162,11 @@ def _first(blobs: Iterator[object]) -> None:
     next(blobs, None)
 
 
-def _read(store: Store, key: str) -> None:
+def _read(store: Store, result: DoctorResult) -> None:
+    """Read the newest header, as every command does: in a folder one that another user has made may be closed."""
+    key = _key(result)
+    with contextlib.suppress(BlobarkError):  # told as the right to list
+        key = max((blob.key for blob in store.list(f"{PREFIX}{result.server}/snapshots/")), default=key)
     try:
         store.read(key)
     except BlobNotFound:

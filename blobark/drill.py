@@ -4,7 +4,7 @@ restore    the snapshot, or a sample of it, as a restore does it
 compare    with the manifest as the store has it, by code of its own (comparison.py)
 sign       what was done, how long it took and what was found (evidence.py)
 keep       in state_dir/drills and, where this login may write, in the store under blobark/<server>/drills/
-judge      against the drills before it of the same share
+judge      against the drills before it, of this machine and the same share
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from blobark.manifest import places_of
 from blobark.model import Entry, Header
 from blobark.restore import RestoreResult
 from blobark.restoring import RestoreOptions, run_restore
-from blobark.sampling import Sample, SampledManifest
+from blobark.sampling import Sample
 from blobark.stores.base import Store
 from blobark.trend import Earlier, Month
 from metrics.files import write_whole
@@ -194,7 +194,7 @@ def _compare(
     """Return how many entries were compared, what is different, and the seconds it took."""
     began_s, compared = time.monotonic(), 0
     whole = snapshot.Manifest(store, header.server)
-    manifest = SampledManifest(whole, Sample.of(options.share, header, whole))
+    manifest = snapshot.PartialManifest(whole, Sample.of(options.share, header, whole).takes)
 
     def entries() -> Iterator[Entry]:
         nonlocal compared

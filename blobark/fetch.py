@@ -251,13 +251,11 @@ class Fetcher:
             os.close(descriptor)
 
     def _is_right_special(self, path: bytes, entry: Entry, there: os.stat_result) -> bool:
-        same_owner = not self._target.is_root or (there.st_uid, there.st_gid) == (entry.uid, entry.gid)
-        if not same_owner or there.st_mtime_ns != entry.mtime_ns or entry.xattrs:
+        if not self._target.has_special_metadata(path, there, entry):
             return False
         if entry.kind == "symlink":
             return self._target.read_link(path) == entry.raw_link
-        device = (os.major(there.st_rdev), os.minor(there.st_rdev)) if entry.rdev else None
-        return stat.S_IMODE(there.st_mode) == entry.mode and device == entry.rdev
+        return entry.rdev in (None, (os.major(there.st_rdev), os.minor(there.st_rdev)))
 
     def _write_large(self, path: bytes, entry: Entry, md5: str) -> None:
         entry_blocks = blocklist.load(self._store, self._server, entry)

@@ -62,7 +62,8 @@ def state_lock(
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})") from None
+        advice = "check who owns it, or name another in the configuration"
+        raise Fatal(f"state_dir {state_dir} cannot be used ({error.strerror})", advice) from None
     try:
         patience_s = PATIENCE_S
         while not lock_named(descriptor, f"state_dir {state_dir}", patience_s):

@@ -321,10 +321,6 @@ class Inventory:
         for roots, line in self._db.execute(query, (key,)).fetchall():
             yield roots, decode_entry(line)
 
-    def numbers(self) -> list[int]:
-        """Return the numbers of the snapshots, ascending."""
-        return [row[0] for row in self._db.execute("SELECT DISTINCT number FROM has ORDER BY number")]
-
     def counts(self) -> tuple[int, int]:
         """Return how many blobs are damaged, and how many items that hurts, each path once."""
         blobs = self._db.execute("SELECT count(DISTINCT key) FROM damage").fetchone()[0]

@@ -7,7 +7,7 @@ entries is listed in the memory of a few segments.
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -130,22 +130,20 @@ def list_matches(context: Context, server: str, pattern: str) -> Listing:
     """List each version of each path that matches a pattern in any snapshot."""
     failed: list[tuple[str, str]] = []
     trees = _trees(context, server, failed)
-    existing = [tree.header.number for tree in trees]
     found = browse.versions_matching(trees, pattern)
-    return Listing(VERSIONS_HEADING, (_version_row(version, existing) for version in found), failed)
+    return Listing(VERSIONS_HEADING, (_version_row(version) for version in found), failed)
 
 
 def list_history(context: Context, server: str, path: bytes) -> Listing:
     """List the versions of a path, newest first, also under the names it had before. Raises `SnapshotError`."""
     failed: list[tuple[str, str]] = []
     trees = _trees(context, server, failed)
-    existing = [tree.header.number for tree in trees]
     wanted = browse.parse_path(path, trees)
     versions = browse.history(trees, wanted)
     first = next(versions, None)
     if first is None:
         raise SnapshotError(f"{display(wanted)} is in no snapshot", "blobark find NAME looks for a name everywhere")
-    rows = (_version_row(version, existing) for some in ([first], versions) for version in some)
+    rows = (_version_row(version) for some in ([first], versions) for version in some)
     return Listing(VERSIONS_HEADING, rows, failed)
 
 
@@ -250,10 +248,10 @@ def _entry_row(tree: Tree, entry: Entry) -> EntryRow:
     )
 
 
-def _version_row(version: browse.Version, existing: Sequence[int]) -> VersionRow:
+def _version_row(version: browse.Version) -> VersionRow:
     entry = version.entry
     return VersionRow(
-        snapshots=browse.numbers_text(version.numbers, existing),
+        snapshots=browse.numbers_text(version.numbers),
         path=display(version.path),
         size=entry.size,
         mtime_ns=entry.mtime_ns,

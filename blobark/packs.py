@@ -27,7 +27,7 @@ from blobark.manifest import is_extent
 from blobark.model import Block, Data, Entry, Extent, Root, Sent, text_or_b64
 from blobark.segments import compress, decode_entry
 from blobark.stores.base import BLOCK_SIZE_BYTES, BlobInfo, Store, Upload
-from blobark.tarheader import TAR_BLOCK_BYTES, header_of
+from blobark.tarheader import TAR_BLOCK_BYTES, header_bytes, header_of
 from metrics.stages import DECODE, Stages
 
 PACK_BYTES = 32 * 1024 * 1024
@@ -52,9 +52,9 @@ class PackIndex(msgspec.Struct, frozen=True):
     roots: tuple[Root, ...]
 
 
-def room_for(size_bytes: int) -> int:
-    """Return about how long a pack's tar gets by a file of this size."""
-    return TAR_BLOCK_BYTES + size_bytes + -size_bytes % TAR_BLOCK_BYTES
+def room_for(size_bytes: int, path_bytes: int = 0) -> int:
+    """Return how long a pack's tar gets by a file of this size; without the length of its absolute path about that."""
+    return header_bytes(path_bytes) + size_bytes + -size_bytes % TAR_BLOCK_BYTES
 
 
 class PackWriter:

@@ -112,8 +112,10 @@ class Display:
 
     def _plain(self, elapsed_s: float) -> str:
         share = f"{min(100 * self.items // self._total, 100)} % " if self._total else ""
-        rates = f"{self.items / elapsed_s:,.0f} files/s, {self.bytes / elapsed_s / 1e6:,.1f} MB/s"
-        text = f"{self._what}: {share}{counted(self.items, 'item')}, {rates}"
+        text = f"{self._what}: {share}{counted(self.items, 'item')}"
+        items_per_s, mb_per_s = round(self.items / elapsed_s), round(self.bytes / elapsed_s / 1e6, 1)
+        text += f", {items_per_s:,} files/s" if items_per_s else ""  # some take a minute each, and some have no bytes
+        text += f", {mb_per_s:,.1f} MB/s" if mb_per_s else ""
         if self._total > self.items > 0:
             text += f", about {elapsed_s * (self._total - self.items) / self.items:,.0f} s left"
         return f"{text}, {self.failed:,} failed" if self.failed else text

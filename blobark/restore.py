@@ -67,6 +67,8 @@ class RestoreResult:
     """Below which folder; `/` for each item's own place."""
     at: str = ""
     """UTC; with --at, the moment that was asked for."""
+    needs_root: bool = False
+    """Whether something was another's, or had attributes that only root can set, and it is not root who restores."""
     usable_s: float | None = None
     """Seconds until all that has priority was there; None: not all is, or nothing has."""
     failed: list[tuple[str, str]] = field(default_factory=list)
@@ -213,6 +215,7 @@ class Restorer:
         above: list[tuple[bytes, bool]] = []
         for job in jobs:
             path = job.path
+            self.result.needs_root |= not job.is_mapped and self._target.falls_short(job.entry)
             parent = path.rpartition(b"/")[0]
             while above and above[-1][0] != parent:
                 above.pop()

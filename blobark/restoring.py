@@ -29,9 +29,9 @@ from blobark.rehydrate import Archive, common_prefix
 from blobark.removal import Removal, items_of
 from blobark.restore import Restorer, RestoreResult, jobs_of
 from blobark.rules import Patterns
-from blobark.sampling import Sample, SampledManifest
+from blobark.sampling import Sample
 from blobark.selection import NO_PATTERNS, Chosen, Selection
-from blobark.snapshot import Manifest, Portion
+from blobark.snapshot import Manifest, PartialManifest, Portion
 from blobark.stores.base import Priority, Store, listings
 from blobark.target import Target
 from blobark.walk import raise_descriptor_limit
@@ -196,7 +196,7 @@ def find_wanted(context: Context, stack: contextlib.ExitStack, store: Store, opt
         raise ConfigError(f"--delete needs a complete snapshot, and {header.number} is not", hint)
     manifest = Manifest(store, server, catalog.segment if catalog else None)
     if options.share < 1:
-        manifest = SampledManifest(manifest, Sample.of(options.share, header, manifest))
+        manifest = PartialManifest(manifest, Sample.of(options.share, header, manifest).takes)
     places = places_in(header, in_place=options.in_place)
     wanted = _portioned(context, stack, Tree(header, manifest), options, places)
     return wanted if failures is None else _again(context, wanted, failures)

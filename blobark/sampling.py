@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
-from blobark.model import Entry, Header, SegmentRef
+from blobark.model import Entry, Header
 from blobark.snapshot import Manifest
 
 _END = 2**64
@@ -42,23 +42,3 @@ class Sample(NamedTuple):
         """Return the hash of an entry, of 64 bits."""
         path = entry.raw_hardlink_to or entry.raw_path
         return int.from_bytes(blake3(b"%d\0%d\0" % (self.number, entry.root) + path).digest(8))
-
-
-class SampledManifest(Manifest):
-    """A manifest that has only the sample's entries."""
-
-    def __init__(self, whole: Manifest, sample: Sample) -> None:
-        self._whole = whole
-        self._sample = sample
-
-    def lines(self, ref: SegmentRef) -> bytes:
-        """As `Manifest.lines`: the whole segment's."""
-        return self._whole.lines(ref)
-
-    def read(self, ref: SegmentRef) -> list[Entry]:
-        """Return the entries of a segment that belong to the sample."""
-        return [entry for entry in self._whole.read(ref) if self._sample.takes(entry)]
-
-    def directories(self, ref: SegmentRef) -> list[Entry]:
-        """As `read`, but only the directories."""
-        return [entry for entry in self.read(ref) if entry.kind == "dir"]

@@ -289,28 +289,38 @@ class Differences:
     def open(cls) -> Iterator[Differences]:
         """Open an empty one."""
         with opened(
-            "CREATE TABLE difference(number INTEGER PRIMARY KEY, mark TEXT, guid TEXT, line BLOB);"
+            "CREATE TABLE difference(number INTEGER PRIMARY KEY, mark TEXT, guid TEXT, links TEXT, line BLOB);"
             "CREATE TABLE renamed(gone INTEGER PRIMARY KEY, new INTEGER UNIQUE);"
         ) as connection:
             yield cls(connection)
 
-    def add(self, mark: str, guid: str, line: bytes) -> None:
-        """Add the next line, with the GUID of what is gone or new, "" for none."""
-        self._db.execute("INSERT INTO difference(mark, guid, line) VALUES (?, ?, ?)", (mark, guid, line))
+    def add(self, mark: str, guid: str, links: str, line: bytes) -> None:
+        """Add the next line, with the GUID of what is gone or new, and what tells its hard-link group; "" for none."""
+        row = (mark, guid, links, line)
+        self._db.execute("INSERT INTO difference(mark, guid, links, line) VALUES (?, ?, ?, ?)", row)
 
     def paired(self) -> Iterator[tuple[bytes, bytes | None]]:
-        """Yield each line, and with a new one that which is gone and has its GUID; those do not come by themselves."""
-        ranked = (
-            "SELECT number, guid, row_number() OVER (PARTITION BY guid ORDER BY number) AS rank "
-            "FROM difference WHERE mark = '{}' AND guid != ''"
-        )
-        self._db.execute(
-            "INSERT INTO renamed SELECT gone.number, new.number "
-            f"FROM ({ranked.format('-')}) gone JOIN ({ranked.format('+')}) new USING (guid, rank)"
-        )
+        """Yield each line, and with a new one what is gone and was renamed to it; that does not come by itself.
+
+        It has the same GUID or, where one of the two has none, the same group.
+        """
+        self._pair("guid")
+        self._pair("links")
         yield from self._db.execute(
             "SELECT each.line, before.line FROM difference each "
             "LEFT JOIN renamed ON renamed.new = each.number "
             "LEFT JOIN difference before ON before.number = renamed.gone "
             "WHERE each.number NOT IN (SELECT gone FROM renamed) ORDER BY each.number"
+        )
+
+    def _pair(self, column: str) -> None:
+        """Pair what is gone with what is new that has the same in a column, in order, each line once."""
+        ranked = (
+            f"SELECT number, guid, {column} AS key, row_number() OVER (PARTITION BY {column} ORDER BY number) AS rank "
+            f"FROM difference WHERE mark = '{{}}' AND {column} != '' AND number NOT IN (SELECT {{}} FROM renamed)"
+        )
+        gone, new = ranked.format("-", "gone"), ranked.format("+", "new")
+        self._db.execute(
+            f"INSERT INTO renamed SELECT gone.number, new.number FROM ({gone}) gone JOIN ({new}) new USING (key, rank) "
+            "WHERE gone.guid = new.guid OR '' IN (gone.guid, new.guid)"
         )

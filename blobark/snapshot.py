@@ -292,6 +292,26 @@ class Manifest:
             return read(ref, self.stored(ref.name), base)
 
 
+class PartialManifest(Manifest):
+    """A manifest that has only the entries that `takes` says."""
+
+    def __init__(self, whole: Manifest, takes: Callable[[Entry], bool]) -> None:
+        self._whole = whole
+        self._takes = takes
+
+    def lines(self, ref: SegmentRef) -> bytes:
+        """As `Manifest.lines`: the whole segment's."""
+        return self._whole.lines(ref)
+
+    def read(self, ref: SegmentRef) -> list[Entry]:
+        """As `Manifest.read`, but only what it has."""
+        return list(filter(self._takes, self._whole.read(ref)))
+
+    def directories(self, ref: SegmentRef) -> list[Entry]:
+        """As `Manifest.directories`, but only what it has."""
+        return list(filter(self._takes, self._whole.directories(ref)))
+
+
 class Portion(NamedTuple):
     """What of a snapshot is restored, and where: each root at its place, relative to the target."""
 

@@ -155,6 +155,7 @@ class Stock:
         manifest = snapshot.Manifest(self._store, self.server)
         self._context.reporter.begin("read the snapshots", sum(ref.entries for ref in refs), 0)
 
+        root_bytes = max(len(root.raw_name) for header in self.headers.values() for root in header.roots)
         newest = {ref.name for ref in self.headers[max(self.headers)].segments}
 
         def read(batch: list[SegmentRef]) -> list[list[Entry]]:
@@ -166,8 +167,9 @@ class Stock:
             holdings.add_names((key, who) for entry in entries for key in trash.names_of(self.server, entry))
             if who == KEPT:
                 holdings.add_cited(
-                    (part.blob, part.stored_offset, part.stored_length, _room(part), ref.name in newest)
+                    (part.blob, part.stored_offset, part.stored_length, _room(part, path_bytes), ref.name in newest)
                     for entry in entries
+                    for path_bytes in (root_bytes + 1 + len(entry.raw_path),)
                     for part in entry.extents or ()
                 )
             self._context.reporter.advance(ref.entries, 0)
@@ -192,9 +194,9 @@ def _cost(ref: SegmentRef) -> int:
     return 4 * min(ref.plain_bytes, MAX_PLAIN_BYTES)
 
 
-def _room(part: Extent) -> int:
+def _room(part: Extent, path_bytes: int) -> int:
     """Return how many bytes a part takes in its blob at most: in a tar that is more than its own."""
-    return part.stored_length if part.codec else room_for(part.stored_length)
+    return part.stored_length if part.codec else room_for(part.stored_length, path_bytes)
 
 
 def _known(modified_ns: int, store: Store) -> int:

@@ -213,6 +213,8 @@ def _restore(result: RestoreResult, config: Config, seconds: float) -> Rows:
         rows.append(("deleted", _deleted(result)))
     if result.archived:
         rows.append(("was archived", _archived(result)))
+    if result.needs_root:
+        rows.append(("owners", "all is yours: only root can give files to others, and set some of their attributes"))
     if result.left:
         rows.insert(3, ("left as they are", f"{result.left:,}"))
     return rows + _failures(result.failed, result.journal)

@@ -24,7 +24,7 @@ from blobark.browse import Tree
 from blobark.context import Context
 from blobark.errors import ConfigError, Fatal, Interrupted
 from blobark.listings import server_of
-from blobark.sampling import Sample, SampledManifest
+from blobark.sampling import Sample
 from metrics.files import write_whole
 from metrics.sweep_page import TOO_SHORT, Setting, csv_text, named, page, parts_of, recommended, settings_of
 
@@ -74,7 +74,7 @@ def run_sweep(context: Context, options: SweepOptions) -> SweepResult:
     tree = Tree.open(store, server_of(context, store, options.server), options.snapshot)
     header = tree.header
     whole = snapshot.Manifest(store, header.server)
-    manifest = SampledManifest(whole, Sample.of(options.share, header, whole))
+    manifest = snapshot.PartialManifest(whole, Sample.of(options.share, header, whole).takes)
     tried = [named(_name(workers), part) for workers in options.workers for part in options.part_sizes]
     order = [name for name in tried for _ in range(options.repeat)]
     random.Random(options.seed).shuffle(order)

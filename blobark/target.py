@@ -50,11 +50,16 @@ class Target:
                 root.mkdir(mode=0o700, parents=True, exist_ok=True)
             descriptor = os.open(root, _TOP) if create or root.exists() else None
         except OSError as error:
-            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})") from None
+            hint = "check who owns it, or name another with --to DIR"
+            raise Fatal(f"restore_root {root} cannot be used ({error.strerror})", hint) from None
         if create and descriptor is not None and not lock_named(descriptor, f"restore_root {root}"):
             os.close(descriptor)
             raise LockHeld(f"another restore to {root} is running", "wait until it has finished")
         return cls(descriptor)
+
+    def falls_short(self, entry: Entry) -> bool:
+        """Whether what is made of an entry is not all of it, as only root can set the rest."""
+        return not self.is_root and metadata.needs_root(entry)
 
     @property
     def exists(self) -> bool:
@@ -157,8 +162,7 @@ class Target:
             if entry.kind == "symlink":
                 os.symlink(entry.raw_link, temporary, dir_fd=parent)
             else:
-                device = os.makedev(*entry.rdev) if entry.rdev else 0
-                os.mknod(temporary, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
+                _make_node(parent, temporary, entry)
             problem = None
             try:
                 try:
@@ -201,6 +205,11 @@ class Target:
     def has_metadata(self, descriptor: int, entry: Entry) -> bool:
         """Whether an existing file has the entry's metadata, as far as this user could restore them."""
         return metadata.is_applied(descriptor, entry, as_root=self.is_root)
+
+    def has_special_metadata(self, path: bytes, status: os.stat_result, entry: Entry) -> bool:
+        """As `has_metadata`, for a symlink, FIFO, socket or device, whose lstat is `status`."""
+        parent, name = self._split(path)
+        return metadata.is_applied_unopened(parent, name, status, entry, as_root=self.is_root)
 
     def names(self, path: bytes) -> list[bytes]:
         """Return the names in an existing directory."""
@@ -300,6 +309,18 @@ def _listed(descriptor: int) -> list[bytes]:
         return [os.fsencode(name) for name in os.listdir(fresh)]
     finally:
         os.close(fresh)
+
+
+def _make_node(parent: int, name: bytes, entry: Entry) -> None:
+    device = os.makedev(*entry.rdev) if entry.rdev else 0
+    try:
+        os.mknod(name, metadata.SPECIAL_KINDS[entry.kind] | 0o600, device, dir_fd=parent)
+    except OSError as error:
+        if error.errno != errno.EPERM or entry.kind not in ("char", "block"):
+            raise
+        raise TargetError(
+            "is a device, which takes root's rights to make (`restore --no-special` leaves it out)"
+        ) from None
 
 
 class _NamedErrors:

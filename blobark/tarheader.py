@@ -51,6 +51,14 @@ def header_of(path: bytes, entry: Entry, size_bytes: int) -> bytes:
     return header if len(name) <= _NAME_BYTES else _long_name(len(name)) + padded(name + b"\0") + header
 
 
+def header_bytes(path_bytes: int) -> int:
+    """Return how long what comes before a member's data is, for an absolute path of this length."""
+    name_bytes = path_bytes - 1
+    if name_bytes <= _NAME_BYTES:
+        return TAR_BLOCK_BYTES
+    return 2 * TAR_BLOCK_BYTES + (name_bytes // TAR_BLOCK_BYTES + 1) * TAR_BLOCK_BYTES
+
+
 def padded(data: bytes) -> bytes:
     """Return a member's data as a tar has it."""
     return data + bytes(-len(data) % TAR_BLOCK_BYTES)

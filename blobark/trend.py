@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from blobark import evidence, snapshot
+from blobark import evidence, identity, snapshot
 from blobark.context import Context
 from blobark.errors import BlobarkError, BlobNotFound, ConfigError
 from blobark.stores.base import Store
@@ -90,13 +90,17 @@ def _speeds(drills: Sequence[Earlier], share: float) -> list[float]:
 
 
 def earlier(context: Context, store: Store, server: str) -> list[Earlier]:
-    """Return the drills there were, oldest first, of the store and of state_dir; those not well signed are named."""
+    """Return the drills there were, oldest first: of state_dir and, of the store's, those of this host.
+
+    How fast another machine restores says nothing of this one. Those not well signed are named and left out.
+    """
     found: dict[str, dict[str, Any]] = {}
     for file in sorted((context.config.state_dir / "drills").glob("*.json"))[-MOST_READ:]:
         try:
             found[file.stem] = evidence.read(file)
         except ConfigError as error:
             context.reporter.warn(f"warning: {error.message}")
+    own, host = set(found), identity.this_host().name
     try:
         keys = sorted(info.key for info in store.list(prefix(server)))[-2 * MOST_EARLIER :]
         for key in keys:
@@ -111,7 +115,7 @@ def earlier(context: Context, store: Store, server: str) -> list[Earlier]:
         context.reporter.warn(f"warning: not all earlier drills could be read: {error.message}")
     rows = []
     for name, document in sorted(found.items()):
-        if document.get("server") != server:
+        if document.get("server") != server or (name not in own and document.get("host") != host):
             continue
         try:
             row = msgspec.convert({**document, "time": document.get("started")}, Earlier)

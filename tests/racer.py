@@ -1,7 +1,10 @@
 """Somebody who may write below restore_root and wants a restore, which runs meanwhile, to write elsewhere.
 
     python tests/racer.py directory PLACE OUTSIDE    swaps a directory for a symlink to OUTSIDE, and back, without end
-    python tests/racer.py name PLACE OUTSIDE         makes whatever is called PLACE a symlink to OUTSIDE, without end
+    python tests/racer.py names FOLDER OUTSIDE       makes what has certain names in FOLDER symlinks to OUTSIDE,
+                                                     one name after the other; each line that it reads is
+                                                     a name, and another one whose appearance tells that the
+                                                     first is not used any more
 
 It says `ready` once it has begun, and goes on until it is killed.
 """
@@ -12,18 +15,21 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def racing(how: str, place: Path, outside: Path) -> Iterator[None]:
+def racing(how: str, place: Path, outside: Path, names: Iterable[tuple[str, str]] = ()) -> Iterator[None]:
     """Race as long as the block lasts, and a moment before it begins."""
     command = [sys.executable, str(Path(__file__).resolve()), how, str(place), str(outside)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as racer:
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as racer:
         try:
+            assert racer.stdin
             assert racer.stdout
+            racer.stdin.write("".join(f"{first} {then}\n" for first, then in names).encode())
+            racer.stdin.close()
             assert racer.stdout.readline() == b"ready\n"
             yield
             assert racer.poll() is None, "the racer gave up"
@@ -46,19 +52,23 @@ def swap_directory(place: str, outside: str) -> Iterator[None]:
         yield
 
 
-def take_name(place: str, outside: str) -> Iterator[None]:
-    link = f"{place}.link"
-    while True:
+def take_names(place: str, outside: str) -> Iterator[None]:
+    pairs = [line.split() for line in sys.stdin]
+    os.chdir(place)
+    for name, final in pairs:
         with contextlib.suppress(OSError):
-            os.symlink(outside, link)
-        if os.path.lexists(place):
-            with contextlib.suppress(OSError):
-                os.rename(link, place)
+            os.symlink(outside, "link")
+        while not os.path.lexists(final):
+            if os.path.lexists(name):
+                with contextlib.suppress(OSError):
+                    os.rename("link", name)
+            yield
+    while True:
         yield
 
 
 if __name__ == "__main__":
-    steps = {"directory": swap_directory, "name": take_name}[sys.argv[1]](sys.argv[2], sys.argv[3])
+    steps = {"directory": swap_directory, "names": take_names}[sys.argv[1]](sys.argv[2], sys.argv[3])
     next(steps)
     print("ready", flush=True)
     for _ in steps:

@@ -163,8 +163,7 @@ def test_mounted_file_systems_stay_and_are_named(tmp_path: Path) -> None:
         for folder, name in (("mounted", "extra"), ("mounted/below", "x")):
             (disk.seen_from_here() / Path(folder).relative_to("mounted")).mkdir(exist_ok=True)
             (disk.seen_from_here() / Path(folder).relative_to("mounted") / name).write_text("on another disk")
-        binding = ["mount", "--bind", str(bound), str(workspace.restored / "extra/mount")]
-        subprocess.run(disk.inside(binding), check=True)
+        disk.bind(bound, workspace.restored / "extra/mount")
         command = disk.inside(workspace.command("restore", "--delete", "--json"))
         done = subprocess.run(command, capture_output=True, check=False)
         stderr = done.stderr.decode()

@@ -261,6 +261,21 @@ def test_earlier_drills_come_from_the_store_when_the_state_is_lost(workspace: Wo
     assert run.stderr == "warning: blobark/web1/drills/0 is no evidence of a drill, or is cut short\n"
 
 
+def test_the_drills_of_another_host_are_no_trend_of_this_one(workspace: Workspace, tmp_path: Path) -> None:
+    """They lie in the same store; those of state_dir count, whatever their host was called: a container's changes."""
+    document = evidence_of(workspace.run("drill", "--full"))
+    del document["signature"]
+    fast = {**document, "host": "another", "bytes_per_s": 1e12}
+    for number in range(3):
+        signed = evidence.encode(evidence.sign(fast, tmp_path / "another"))
+        write(workspace.store / "blobark" / "web1" / "drills" / f"2026-01-0{number + 1}-030000-000000000.blob", signed)
+    run = workspace.run("drill", "--full")
+    assert (len(run.result["earlier"]), run.result["slowdown"], run.stderr) == (1, None, "")
+    called = evidence.encode(evidence.sign({**document, "host": "was called so"}, workspace.state))
+    (workspace.state / "drills" / "2026-01-01-040000-000000000.json").write_bytes(called)
+    assert len(workspace.run("drill", "--full").result["earlier"]) == 3
+
+
 def test_the_trend_of_months_is_shown(workspace: Workspace) -> None:
     document = evidence_of(workspace.run("drill", "--full"))
     del document["signature"]

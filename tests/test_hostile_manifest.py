@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.forge import MTIME_NS, Fields, Forge, b64, compress, digest, item
+from blobark.fetch import tag_of
+from blobark.partfile import temporary_name
+from tests.forge import MTIME_NS, Fields, Forge, b64, compress, item
 from tests.scene import Scene, judged
 
 Make = Callable[[Forge], Fields]
@@ -131,12 +133,16 @@ def test_a_segment_twice_is_refused(scene: Scene) -> None:
 # A GUID names a blob, and nothing else may be made of it.
 
 
-@pytest.mark.parametrize("kind", ["file", "symlink", "fifo"])
-def test_a_guid_with_a_path_in_it_leads_nowhere(scene: Scene, kind: str) -> None:
-    # Beside the item lies a directory that begins like a temporary file: `.blobark-x/../../outside/x.part` is there.
-    fields = item("a", kind, guid="x/../../outside/x", digest=digest(b""), link="b")
-    scene.forge.snapshot(item(".blobark-x", "dir"), fields)
-    scene.restore((3, 4))
+@pytest.mark.parametrize("guid", ["x/y", "x/../../outside/x"])
+def test_a_guid_with_a_path_in_it_leads_nowhere(scene: Scene, guid: str) -> None:
+    """Not even where there is something: at `web1_x/y` in the store, at `web1_x/../../outside/x` beside it."""
+    data = b"no content of this server"
+    scene.forge.write("web1_x/y", data)
+    (scene.outside / "x.blob").write_bytes(data)
+    named = [item("fifo", "fifo", guid=guid), item("link", "symlink", guid=guid, link="to")]
+    scene.forge.snapshot(scene.forge.file("a", data, guid=guid), *named)
+    reason = "its entry is damaged: its GUID is none"
+    assert sorted(scene.restore(3).result["failed"]) == [["a", reason], ["fifo", reason], ["link", reason]]
 
 
 def test_a_guid_with_nul_is_refused(scene: Scene) -> None:
@@ -181,15 +187,18 @@ def test_an_item_under_the_temporary_name_of_another_does_not_become_it(scene: S
     assert [path for path in (name, "large", "second") if not os.path.lexists(scene.restored / path)] == failed
 
 
-def test_a_file_that_is_called_like_a_link_in_the_making_stays(scene: Scene) -> None:
+def test_a_file_that_is_called_like_a_link_in_the_making_is_refused_and_no_other(scene: Scene) -> None:
     forge = scene.forge
-    names = sorted([".blobark-link.part", ".blobark-.part", "file"])
+    in_the_making = os.fsdecode(temporary_name(tag_of(b"second")))
+    names = sorted([in_the_making, in_the_making.replace(".part", ".parts"), ".blobark-.part", "file"])
     forge.snapshot(*[forge.file(name) for name in names], item("second", "file", hardlink_to="file"))
     forge.contents["second"] = forge.contents["file"]
-    run = judged(scene.run(), (0, 3))
+    run = scene.restore(3, settled=False)
     scene.check_content()
-    missing = {name for name in [*names, "second"] if not (scene.restored / name).exists()}
-    assert missing == {path for path, _ in run.result["failed"]}
+    assert run.result["failed"] == [
+        [in_the_making, "its entry is damaged: its name is one that an unfinished restore gives"]
+    ]
+    assert {name for name in [*names, "second"] if not (scene.restored / name).exists()} == {in_the_making}
 
 
 # Values that no writer can have written: the item fails, or the manifest is refused

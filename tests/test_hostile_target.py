@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 import sqlite3
+import stat
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,14 @@ from pathlib import Path
 import pytest
 
 from blobark.fetch import tag_of
+from blobark.partfile import temporary_name
 from tests.forge import MTIME_NS, b64, item
+from tests.forked import NOBODY, NOBODYS_GROUP
 from tests.racer import racing
 from tests.scene import Scene, judged
-from tests.small_disk import SmallDisk
-from tests.trees import small_tree
+from tests.small_disk import SmallDisk, as_root_of_a_namespace
+from tests.trees import make_tree, small_tree
+from tools.compare import differences
 
 # What somebody has planted in restore_root
 
@@ -170,15 +174,17 @@ def test_a_directory_that_is_swapped_for_a_symlink_leads_nowhere(scene: Scene) -
 
 
 def test_a_special_file_that_is_swapped_for_a_symlink_leads_nowhere(scene: Scene) -> None:
-    forge, victim = scene.forge, scene.outside / "file"
-    guid = forge.blob(b"")
-    forge.snapshot(*[item(f"pipe{number:04}", "fifo", mode=0o4777, guid=guid) for number in range(2000)])
+    names = [f"pipe{number:04}" for number in range(2000)]
+    scene.forge.snapshot(*[item(name, "fifo", mode=0o4777) for name in names])
+    scene.workspace.configure(max_workers=1)  # so that they are made in this order
     scene.restored.mkdir()
     before = scene.surroundings()
-    with racing("name", scene.restored / f".blobark-{guid}.part", victim):
+    temporary = [os.fsdecode(temporary_name(tag_of(name.encode()))) for name in names]
+    with racing("names", scene.restored, scene.outside / "file", zip(temporary, names, strict=True)):
         done = scene.run()
     assert scene.surroundings() == before
-    judged(done, (0, 3, 4))
+    judged(done, (0, 3))
+    assert any(path.is_symlink() for path in scene.restored.glob("pipe*")), "not one was swapped in time"
 
 
 # --overwrite
@@ -336,7 +342,27 @@ def test_without_root_owners_are_not_restored_and_nothing_fails(nobodys: Scene) 
     assert os.getxattr(nobodys.restored / "dir" / "file", "user.u") == b"kept"
     assert (nobodys.restored / "dir" / "file").stat().st_uid == nobodys.folder.stat().st_uid
     again = nobodys.restore(0, nobody=True).result
-    assert (again["kept"], again["written"]) == (4, 0)
+    assert (again["kept"], again["written"], again["needs_root"]) == (4, 0, True)
+
+
+def test_without_root_a_tree_comes_back_as_one_that_is_theirs(nobodys: Scene, tmp_path: Path) -> None:
+    workspace, is_root = nobodys.workspace, os.geteuid() == 0
+    shutil.rmtree(workspace.store)
+    top = make_tree(tmp_path / "source")
+    workspace.configure(source_path=str(top))
+    if is_root:
+        (top / "char").unlink()
+        (top / "block").unlink()
+        os.chown(top / "mode", 1234, 5678)
+        (top / "mode").chmod(0o6755)
+        os.setxattr(top / "small", "trusted.t", b"root's")
+    workspace.backup()
+    nobodys.hand_over()
+    assert judged(nobodys.run(nobody=True), 0).result["needs_root"] == is_root
+    owner = (NOBODY, NOBODY) if is_root else (os.geteuid(), os.getegid())
+    assert differences(str(top), str(nobodys.restored), restored_by=owner) == []
+    if is_root:
+        assert len(differences(str(top), str(nobodys.restored))) > 20
 
 
 def test_without_root_no_program_gets_the_wrong_owners_rights(nobodys: Scene) -> None:
@@ -345,6 +371,21 @@ def test_without_root_no_program_gets_the_wrong_owners_rights(nobodys: Scene) ->
     nobodys.restore(0, nobody=True)
     assert (nobodys.restored / "program").stat().st_mode & 0o7777 == 0o755
     assert nobodys.restore(0, nobody=True).result["kept"] == 1
+
+
+def test_without_root_no_program_gets_the_rights_of_a_folders_group(nobodys: Scene) -> None:
+    """What is made in a set-group-id folder has the folder's group; who has one group has none but the meant one."""
+    is_root = os.geteuid() == 0
+    uid, gid = (NOBODY, NOBODY) if is_root else (os.geteuid(), os.getegid())
+    group = NOBODYS_GROUP if is_root else next((other for other in os.getgroups() if other != gid), gid)
+    nobodys.forge.snapshot(nobodys.forge.file("program", mode=0o2755, uid=uid, gid=gid))
+    nobodys.hand_over()
+    nobodys.restored.mkdir()
+    os.chown(nobodys.restored, uid, group)
+    nobodys.restored.chmod(0o2755)
+    nobodys.restore(0, nobody=True)
+    program = (nobodys.restored / "program").stat()
+    assert (program.st_gid, program.st_mode & 0o7777) == (group, 0o2755 if group == gid else 0o755)
 
 
 def test_without_root_extras_go_that_may_go_and_the_others_are_named(nobodys: Scene) -> None:
@@ -374,8 +415,12 @@ def test_without_root_what_may_not_be_read_is_restored_once_more(nobodys: Scene)
     nobodys.hand_over()
     for _ in range(2):
         nobodys.restore(0, nobody=True)
+        closed = nobodys.restored / "closed"
+        assert stat.S_IMODE(closed.stat().st_mode) == 0
+        closed.chmod(0o700)
         modes = {path: path.stat().st_mode & 0o7777 for path in nobodys.restored.rglob("*")}
-        assert sorted(modes.values()) == [0, 0, 0o200, 0o444, 0o555]
+        closed.chmod(0)
+        assert sorted(modes.values()) == [0, 0o200, 0o444, 0o555, 0o700]
 
 
 def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:
@@ -395,10 +440,33 @@ def test_without_root_what_belongs_to_others_is_named(nobodys: Scene) -> None:
     theirs = (restored / "dir", restored / "other content", restored / "same content")
     for path in theirs if os.geteuid() == 0 else ():
         os.chown(path, 0, 0)
-    failed = [path for path, _ in nobodys.restore(3, nobody=True).result["failed"]]
+    failed = dict(nobodys.restore(3, nobody=True).result["failed"])
     assert sorted(failed) == (["device", "dir", "dir/file"] if os.geteuid() == 0 else ["device"])
+    assert "--no-special" in failed["device"]
     assert (restored / "z").exists()
     assert (restored / "same content").stat().st_mtime_ns == MTIME_NS
+
+
+def test_owners_that_a_container_does_not_know_are_named_and_cost_nothing_else(scene: Scene) -> None:
+    """Root in a user namespace may give files only to those whom the namespace has."""
+    forge = scene.forge
+    entries = [
+        item("dir", "dir", mode=0o750, uid=1234),
+        forge.file("dir/file", mode=0o6755, uid=1234, xattrs={"user.u": b64(b"kept")}),
+        item("link", "symlink", link="dir", mode=0o777, gid=1234),
+        forge.file("ours", mode=0o640, uid=0, gid=0),
+    ]
+    forge.publish(forge.header([forge.segment([item("", "dir", uid=1234), *entries])], 1), 1)
+    command = as_root_of_a_namespace([*scene.workspace.command("restore"), "--json"])
+    for _ in range(2):
+        run = judged(subprocess.run(command, capture_output=True, check=False), 3)
+        assert sorted(path for path, _ in run.result["failed"]) == [".", "dir", "dir/file", "link"]
+        assert all("--no-owner` leaves owners out" in why for _, why in run.result["failed"])
+        scene.check_content()
+        file = scene.restored / "dir" / "file"
+        assert (stat.S_IMODE(file.stat().st_mode), os.getxattr(file, "user.u")) == (0o755, b"kept")
+        assert stat.S_IMODE((scene.restored / "dir").stat().st_mode) == 0o750
+    judged(subprocess.run([*command, "--no-owner"], capture_output=True, check=False), 0)
 
 
 # Local state is a cache

@@ -256,7 +256,7 @@ def test_a_damaged_catalog_is_rebuilt_from_the_store(workspace: Workspace) -> No
 @pytest.mark.parametrize("command", ["index", "backup"])
 def test_without_proc_no_file_is_taken_for_gone(workspace: Workspace, command: str) -> None:
     with SmallDisk(Path("/proc"), "size=1m") as empty:
-        done = subprocess.run(empty.inside(workspace.command(command)), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(empty.as_owner(workspace.command(command)), capture_output=True, text=True, timeout=60)
     assert (done.returncode, "/proc is not mounted" in done.stderr) == (4, True), done
     assert "Traceback" not in done.stderr
     assert not workspace.map.exists()

@@ -13,18 +13,25 @@ from azure.storage.blob import ContainerClient
 
 from tests import fault_proxy as faults
 from tests.fault_proxy import FaultProxy
+from tests.large_files import (
+    BLOCK,
+    MIB,
+    SIZE,
+    behind,
+    blocks_in,
+    blocks_of,
+    check_restored,
+    interrupt_save,
+    staged,
+    with_large_file,
+)
 from tests.manifests import content_keys, items
 from tests.runs import Workspace, wait_until
-from tests.test_large import BLOCK, blocks_in, blocks_of, interrupt_save, staged
-from tools.compare import differences
 
 if sys.version_info >= (3, 14):
     from compression import zstd
 else:
     from backports import zstd
-
-MIB = 1024 * 1024
-SIZE = 40 * MIB
 
 
 def text_of(size: int, seed: int) -> bytes:
@@ -39,21 +46,12 @@ def content() -> bytes:
 
 @pytest.fixture
 def in_folder(tmp_path: Path, content: bytes) -> Workspace:
-    source = tmp_path / "source"
-    source.mkdir()
-    (source / "large").write_bytes(content)
-    return Workspace(tmp_path / "work", source, server="web1", compression="zstd")
+    return with_large_file(tmp_path, content, compression="zstd")
 
 
 @pytest.fixture
 def workspace(in_folder: Workspace, proxy: FaultProxy, azure_container: tuple[str, str]) -> Workspace:
-    text, name = azure_container
-    in_folder.configure(store="azure", connection_string=proxy.rewire(text), container_name=name)
-    return in_folder
-
-
-def check_restored(workspace: Workspace) -> None:
-    assert differences(str(workspace.source), str(workspace.restored)) == []
+    return behind(proxy, in_folder, azure_container)
 
 
 def the_blob(container: ContainerClient) -> bytes:

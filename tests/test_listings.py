@@ -170,8 +170,35 @@ def test_a_diff_pairs_each_name_once(tmp_path: Path) -> None:
 def test_names_with_one_guid_are_paired_in_order() -> None:
     with Differences.open() as found:
         for mark, name in zip("--+++", (b"a", b"b", b"x", b"y", b"z"), strict=True):
-            found.add(mark, "guid", name)
+            found.add(mark, "guid", "", name)
         assert list(found.paired()) == [(b"x", b"a"), (b"y", b"b"), (b"z", None)]
+
+
+def test_a_diff_tells_which_names_of_a_hard_link_group_were_renamed(tmp_path: Path) -> None:
+    """A further name; all names of a group; the first name, so that another one is the first now; other content."""
+    source = tmp_path / "source"
+    groups = (("a1", "a2"), ("b1", "b2", "b3"), ("c1", "c2"), ("d1", "d2"))
+    for first, *further in groups:
+        write(source / first, first)
+        for name in further:
+            os.link(source / first, source / name)
+    workspace = Workspace(tmp_path / "work", source, server="web1")
+    workspace.backup()
+    for old, new in (("a2", "a3"), ("b1", "y1"), ("b2", "y2"), ("b3", "y3"), ("c1", "c9"), ("d2", "d3")):
+        (source / old).rename(source / new)
+    write(source / "d3", "other content, since there is another time")
+    workspace.backup()
+    rows = [row for row in listed(workspace, "diff", "1", "2") if row["change"] in "R+-"]
+    marks = {(row["change"], Path(row["path_before"]).name, Path(row["path"]).name) for row in rows}
+    renamed = {("a2", "a3"), ("b1", "y1"), ("b2", "y2"), ("b3", "y3"), ("c1", "c9")}
+    assert marks == {("R", *pair) for pair in renamed} | {("-", "", "d2"), ("+", "", "d3")}
+
+
+def test_names_of_one_group_with_other_guids_are_not_paired() -> None:
+    with Differences.open() as found:
+        for mark, guid, name in (("-", "1", b"a"), ("-", "", b"b"), ("+", "2", b"x"), ("+", "", b"y")):
+            found.add(mark, guid, "group", name)
+        assert list(found.paired()) == [(b"a", None), (b"x", None), (b"y", b"b")]
 
 
 def test_further_hard_links_have_the_content_of_the_first(tmp_path: Path) -> None:
@@ -246,6 +273,14 @@ def test_without_local_state_and_with_another_server(workspace: Workspace, tmp_p
     assert not elsewhere.state.exists()
     assert listed(elsewhere, "snapshots", "--server", "nobody") == []
     assert "nobody has no snapshot" in elsewhere.run("find", "x", "--server", "nobody", expect=4).stderr
+
+
+def test_only_snapshots_that_exist_are_said_to_have_a_file(workspace: Workspace, tmp_path: Path) -> None:
+    copy = Workspace(tmp_path / "work", workspace.source, server="web1")
+    shutil.copytree(workspace.store, copy.store)
+    copy.run("forget", "2", "--yes")
+    for command in (("find", "file-00001"), ("history", "01/file-00001")):
+        assert [row["snapshots"] for row in listed(copy, *command)] == ["1, 3-4"]
 
 
 def test_a_damaged_snapshot_is_named(workspace: Workspace, tmp_path: Path) -> None:

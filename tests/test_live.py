@@ -299,6 +299,25 @@ def test_plain_lines_come_now_and_then(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert re.fullmatch(r"restore: 28 % 28,801 items, 1 files/s, 1.0 MB/s, about .* s left, 1 failed", said_last[1])
 
 
+def test_plain_lines_tell_no_rate_of_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such as a sweep's, whose items are restores."""
+    now_s = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now_s)
+    shown = Display(quiet=False, verbose=False)
+    shown.begin("sweep", 4, 0)
+    now_s += 90
+    shown.advance(1, 0)
+    shown.begin("save", 0, 0)
+    now_s += 90
+    shown.advance(1, 9_000_000_000)
+    assert capsys.readouterr().err.splitlines() == [
+        "sweep: 25 % 1 item, about 270 s left",
+        "save: 1 item, 100.0 MB/s",
+    ]
+
+
 def test_quiet_without_a_terminal_shows_only_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
     shown = Display(quiet=True, verbose=False)
     shown.begin("restore", 1, 1)

@@ -85,10 +85,11 @@ def test_what_older_snapshots_need_is_not_dead(tmp_path: Path) -> None:
     assert path_of(machine.store, pack).exists()
 
 
-def test_a_pack_of_tiny_files_is_not_taken_for_dead(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["file", "f" * 120], ids=["short names", "long names"])
+def test_a_pack_of_tiny_files_is_not_taken_for_dead(tmp_path: Path, name: str) -> None:
     machine = Machine(tmp_path / "work", tmp_path / "source", keep={"last": 1}, pack_below="64KiB")
     for number in range(1500):
-        write(machine.source / f"file-{number:04}", b"%d" % number)
+        write(machine.source / f"{name}-{number:04}", b"%d" % number)
     backup(machine, {})
     assert max(path_of(machine.store, key).stat().st_size for key in content_keys(machine.store)) > 1 << 20
     assert machine.run("prune").result["rewrite"]["blobs"] == 0

@@ -24,6 +24,7 @@ from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
 from tests.forge import Fields, Forge, item, lines
 from tests.runs import REPOSITORY, Workspace
+from tests.small_disk import as_root_of_a_namespace
 from tests.test_names import STRANGE
 from tests.trees import contents_of, make_tree, small_tree, write
 from tools.compare import differences
@@ -280,6 +281,21 @@ def test_what_is_there_is_never_overwritten(tmp_path: Path, forge: Forge) -> Non
         "failed: link: something else is in its place",
     ]
     assert contents_of(tmp_path / "target") == {"a": b"mine", "b": b"b", "link": b"mine"}
+
+
+def test_an_owner_that_a_container_does_not_know_costs_nothing_else(tmp_path: Path, forge: Forge) -> None:
+    ours = {"uid": 0, "gid": 0}
+    entries = [item("", "dir", **ours), item("dir", "dir", uid=1234), forge.file("dir/file", mode=0o6755, uid=1234)]
+    forge.publish(forge.header([forge.segment(lines([*entries, forge.file("ours", **ours)]))]))
+    command = [sys.executable, "-I", "-S", str(SCRIPT), str(tmp_path / "store"), str(tmp_path / "target")]
+    done = subprocess.run(as_root_of_a_namespace(command), capture_output=True, text=True, check=False)
+    assert done.returncode == 3, done
+    assert sorted(line.partition(" (")[0] for line in done.stderr.splitlines()) == [
+        "failed: dir/file: its owner cannot be set",
+        "failed: dir: its owner cannot be set",
+    ]
+    assert contents_of(tmp_path / "target") == {"dir/file": b"dir/file", "ours": b"ours"}
+    assert (tmp_path / "target" / "dir" / "file").stat().st_mode & 0o7777 == 0o755
 
 
 HOSTILE: dict[str, Callable[[Forge, Path], list[Fields]]] = {

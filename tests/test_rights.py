@@ -20,6 +20,7 @@ from blobark.stores.base import BLOCK_SIZE_BYTES
 from tests import fault_proxy as faults
 from tests.azurite_server import AzuriteServer
 from tests.fault_proxy import FaultProxy
+from tests.powerless import Powerless
 from tests.runs import REPOSITORY, Run, Workspace
 from tests.trees import small_tree, write
 from tools.compare import differences
@@ -310,6 +311,17 @@ def test_the_doctor_looks_at_folders_and_says_what_is_missing(tmp_path: Path, so
     assert "connection_string: not set" in run.stderr
 
 
+def test_the_doctor_finds_a_snapshot_that_another_user_has_made(tmp_path: Path, source: Path) -> None:
+    workspace = Powerless(tmp_path, source)
+    workspace.backup()
+    assert workspace.run("doctor").result["missing"]["restore"] == []
+    (header,) = workspace.store.glob("blobark/*/snapshots/*")
+    header.chmod(0)
+    run = workspace.run("doctor", expect=4)
+    assert run.result["missing"]["restore"] == ["read"]
+    assert "check who owns the folder" in run.result["advice"][0]
+
+
 def test_the_doctor_names_a_missing_container_and_a_wrong_key(
     azurite: AzuriteServer, container: ContainerClient, tmp_path: Path, source: Path
 ) -> None:
@@ -340,6 +352,19 @@ def test_the_doctor_knows_each_command_of_the_table(
                 container.delete_blob(name)
             lacks = "create" if letter == "c" else RIGHTS[letter]
             assert workspace.run("doctor", "--for", command, expect=4).result["missing"] == {command: [lacks]}
+
+
+@pytest.mark.parametrize("command", [name for name in NEEDS if "c" in LETTERS[name] and "d" not in LETTERS[name]])
+def test_the_doctor_comes_again_where_it_may_make_blobs_and_not_delete_them(
+    azurite: AzuriteServer, proxy: FaultProxy, container: ContainerClient, tmp_path: Path, source: Path, command: str
+) -> None:
+    """Its blob is there still. Azure says then that only the overwriting is refused, which Azurite does not know."""
+    workspace = workspace_with(azurite, container, tmp_path, source, LETTERS[command])
+    through(proxy, workspace, azurite)
+    assert workspace.run("doctor", "--for", command).result["missing"] == {command: []}
+    assert names_in(container) == ["blobark/web1/doctor"]
+    proxy.add(faults.answer(403, "UnauthorizedBlobOverwrite", method="PUT", where="/doctor"))
+    assert workspace.run("doctor", "--for", command).result["missing"] == {command: []}
 
 
 def test_the_table_in_the_documentation_is_this_one() -> None:

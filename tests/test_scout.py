@@ -23,14 +23,13 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = root / f"folder{number:02}"
         folder.mkdir()
         for name in range(1000):
-            os.close(os.open(folder / f"{name:03}", os.O_CREAT | os.O_WRONLY))
+            (folder / f"{name:03}").touch()
     last = os.fsencode(root / "folder11")
     os.symlink(b"to \xff", last + b"/link \xfe")
     os.link(last + b"/001", last + b"/twice")
     os.mkfifo(last + b"/\nfifo")
     os.setxattr(last + b"/002", "user.note", b"\0binary")
-    with open(last + b"/003", "wb") as sparse:
-        sparse.truncate(1 << 30)
+    os.truncate(last + b"/003", 1 << 30)
     os.makedirs(last + b"/skipped/below")
     os.makedirs(last + b"/excluded/below")
     return root

@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from blobark.model import Entry
-from blobark.tarheader import header_of
+from blobark.tarheader import header_bytes, header_of
 
 SECOND_NS = 1_000_000_000
 LIMITS_NS = (8**11 * SECOND_NS - 1, 8**11 * SECOND_NS)
@@ -52,3 +52,4 @@ def test_headers_are_those_of_tarfile(seed: int) -> None:
         path, entry = path_of(dice), entry_of(dice)
         size = dice.choice([0, 1, 511, 512, 4096, dice.randrange(65536), 8**11 - 1, 8**11, 8**12])
         assert header_of(path, entry, size) == made_by_tarfile(path, entry, size), (path, entry, size)
+        assert header_bytes(len(path)) == len(header_of(path, entry, size)), path

@@ -330,6 +330,17 @@ def test_what_only_a_pruned_snapshot_named_is_no_damage(
     assert run.result["damaged"] == 0
 
 
+def test_only_snapshots_that_exist_are_said_to_be_hurt(tmp_path: Path) -> None:
+    write(tmp_path / "source" / "file", "kept")
+    machine = Machine(tmp_path / "work", tmp_path / "source", server="web1")
+    for _ in range(4):
+        machine.backup()
+    machine.run("forget", "3", "--yes")
+    machine.damage(machine.guids()["file"], None)
+    (row,) = machine.run("verify", expect=7).result["items"]
+    assert row["snapshots"] == "1-2, 4"
+
+
 def test_nothing_is_written(machine: Machine) -> None:
     machine.backup()
     before = {key: machine.blob(key) for key in machine.keys("")}

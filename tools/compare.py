@@ -17,6 +17,10 @@ import sys
 
 Facts = dict[str, object]
 
+SET_ID = stat.S_ISUID | stat.S_ISGID
+PRIVILEGED = ("security.", "trusted.")
+"""Attributes that only root can set."""
+
 
 def facts_of(top: str) -> dict[bytes, Facts]:
     """Return what each item below `top` (and `top` itself, as b"") is, by relative path."""
@@ -71,9 +75,16 @@ def _sha256(full: bytes) -> str:
     return digest.hexdigest()
 
 
-def differences(left: str, right: str) -> list[str]:
-    """Return one line for each item that is not the same on both sides."""
+def differences(left: str, right: str, *, restored_by: tuple[int, int] | None = None) -> list[str]:
+    """Return one line for each item that is not the same on both sides.
+
+    With the uid and gid of somebody who is not root, the right side is to be what they can restore of the left: it is
+    all theirs, without set-id bits that were meant for others, and without attributes that only root can set.
+    """
     a, b = facts_of(left), facts_of(right)
+    if restored_by:
+        a = {path: _owned(_settable(facts), restored_by) for path, facts in a.items()}
+        b = {path: _settable(facts) for path, facts in b.items()}
     lines = []
     for path in sorted(a.keys() | b.keys()):
         name = ascii(os.fsdecode(path)) if path else "(the top)"
@@ -88,6 +99,17 @@ def differences(left: str, right: str) -> list[str]:
                 if a[path].get(fact) != b[path].get(fact)
             ]
     return lines
+
+
+def _settable(facts: Facts) -> Facts:
+    xattrs = facts["xattrs"]
+    assert isinstance(xattrs, dict)
+    return {**facts, "xattrs": {name: value for name, value in xattrs.items() if not name.startswith(PRIVILEGED)}}
+
+
+def _owned(facts: Facts, owner: tuple[int, int]) -> Facts:
+    mode = int(str(facts["mode"]), 8)
+    return {**facts, "owner": owner, "mode": oct(mode if facts["owner"] == owner else mode & ~SET_ID)}
 
 
 if __name__ == "__main__":

@@ -4,13 +4,13 @@
 
 TREE is any folder; without it, Python's own library, which every machine has. Everything is written below
 blobark-data/demo in this checkout and replaced by the next demo; TREE is only read. Exits 0 when the restored tree
-is the same.
+is the same; run by somebody who is not root, when it is what such a user can restore.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 import sysconfig
@@ -19,7 +19,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from metrics.report import report  # noqa: E402  (the checkout is put on the path first)
+from blobark.errors import EXIT_ITEMS_FAILED  # noqa: E402  (the checkout is put on the path first)
+from blobark.trial import remove  # noqa: E402
+from metrics.report import report  # noqa: E402
 from tools.compare import differences  # noqa: E402
 
 
@@ -33,10 +35,8 @@ def main() -> int:
         print(f"demo: {tree} is not a folder", file=sys.stderr)
         return 2
     folder = REPOSITORY / "blobark-data" / "demo"
-    if folder.exists():
-        print("demo: removing what the last one has left ...", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    if not _made_anew(folder):
+        return 1
     config = folder / "config.yaml"
     config.write_text(_config(tree))
     for script in ("build_index.py", "save_blob.py", "restore_blob.py"):
@@ -44,9 +44,24 @@ def main() -> int:
         command = [sys.executable, str(REPOSITORY / script), "--config", str(config)]
         code = subprocess.run(command, check=False).returncode
         if code:
-            print(f"demo: {script} ended with exit code {code}", file=sys.stderr)
+            hint = ": take a tree that you may read and make all of" if code == EXIT_ITEMS_FAILED else ""
+            print(f"demo: {script} ended with exit code {code}{hint}", file=sys.stderr)
             return code
     return _judge(tree, folder)
+
+
+def _made_anew(folder: Path) -> bool:
+    if folder.exists():
+        print("demo: removing what the last one has left ...", flush=True)
+        if problem := remove(folder):
+            print(f"demo: {folder} cannot be removed ({problem})", file=sys.stderr)
+            return False
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        print(f"demo: {folder} cannot be made ({error.strerror})", file=sys.stderr)
+        return False
+    return True
 
 
 def _config(tree: Path) -> str:
@@ -66,8 +81,12 @@ def _config(tree: Path) -> str:
 
 def _judge(tree: Path, folder: Path) -> int:
     """Compare the trees with code that shares nothing with Blobark, and say where everything is."""
-    found = [line for line in differences(str(tree), str(folder / "restored")) if not _excluded(line)]
+    user = (os.geteuid(), os.getegid()) if os.geteuid() else None
+    lines = differences(str(tree), str(folder / "restored"), restored_by=user)
+    found = [line for line in lines if not _excluded(line)]
     print(f"\ncompared with lstat, sha256, readlink and listxattr: {_differences(len(found))}")
+    if user:
+        print("  (all that is restored is yours: only root can give files to others, and set some of their attributes)")
     for line in found[:20]:
         print(f"  {line}")
     made = report([folder / "restore-metrics.json", folder / "save-metrics.json"])

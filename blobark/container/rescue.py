@@ -1040,7 +1040,7 @@ class Tree:
         owner = (entry.get("uid", 0), entry.get("gid", 0))
         if there.st_mtime_ns != entry.get("mtime_ns", 0) or (self.is_root and (there.st_uid, there.st_gid) != owner):
             return False
-        return entry.get("kind") == "symlink" or stat.S_IMODE(there.st_mode) == self.mode(entry)
+        return entry.get("kind") == "symlink" or stat.S_IMODE(there.st_mode) == self.mode(entry, there)
 
     def has_content(self, entry: dict[str, Any], parent: int, name: bytes) -> bool:
         hasher = self.snapshot.content_hasher(entry)
@@ -1087,7 +1087,7 @@ class Tree:
             raise Trouble(problem)
 
     def special(self, entry: dict[str, Any], parent: int, name: bytes) -> None:
-        kind, mode = entry["kind"], self.mode(entry)
+        kind = entry["kind"]
         if kind == "symlink":
             os.symlink(raw(entry, "link"), name, dir_fd=parent)
         else:
@@ -1096,7 +1096,7 @@ class Tree:
         if self.is_root:
             os.chown(name, entry.get("uid", 0), entry.get("gid", 0), dir_fd=parent, follow_symlinks=False)
         if kind != "symlink":
-            os.chmod(name, mode, dir_fd=parent)
+            os.chmod(name, self.mode(entry, os.lstat(name, dir_fd=parent)), dir_fd=parent)
         times = (entry.get("mtime_ns", 0),) * 2
         os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
 
@@ -1137,25 +1137,28 @@ class Tree:
         elif problem := self.metadata(descriptor, entry):
             raise Trouble(problem)
 
-    def mode(self, entry: dict[str, Any]) -> int:
+    def mode(self, entry: dict[str, Any], there: os.stat_result) -> int:
         """Return the mode; without the set-id bits where the owner is not the one they were meant for."""
         mode: int = entry.get("mode", 0) & 0o7777
-        if self.is_root or (entry.get("uid", 0), entry.get("gid", 0)) == (os.geteuid(), os.getegid()):
+        if (entry.get("uid", 0), entry.get("gid", 0)) == (there.st_uid, there.st_gid):
             return mode
         return mode & 0o1777
 
     def metadata(self, descriptor: int, entry: dict[str, Any]) -> str:
-        """Set owner, attributes, mode and times, in this order; return which attribute could not be set."""
+        """Set owner, attributes, mode and times, in this order; return which of the first two could not be set."""
         problem = ""
         if self.is_root:
-            os.chown(descriptor, entry.get("uid", 0), entry.get("gid", 0))
+            try:
+                os.chown(descriptor, entry.get("uid", 0), entry.get("gid", 0))
+            except OSError as error:  # as in a container that does not know the owner
+                problem = f"its owner cannot be set ({error.strerror})"
         for name, value in (entry.get("xattrs") or {}).items():
             if self.is_root or not name.startswith(("security.", "trusted.")):
                 try:
                     os.setxattr(descriptor, name, base64.b64decode(value))
                 except (OSError, AttributeError):
                     problem = f"its attribute {name} cannot be set"
-        os.chmod(descriptor, self.mode(entry))
+        os.chmod(descriptor, self.mode(entry, os.fstat(descriptor)))
         os.utime(descriptor, ns=(entry.get("mtime_ns", 0),) * 2)
         return problem
 
