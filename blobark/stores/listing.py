@@ -48,28 +48,32 @@ class _Listing:
         """Yield key and path of the blobs in the 256 folders, in order."""
         keys = self._next_flat("")
         while keys:
-            yield from ((key, path_of(key)) for key in keys)
+            yield from ((key, path_of(key)) for key in map(bytes.decode, keys))
             if len(keys) < self._names_at_once:
                 return
-            after = keys[-1]
+            after = keys[-1].decode()
             keys.clear()  # so that they are not held beside the next
             keys = self._next_flat(after)
 
-    def _next_flat(self, after: str) -> list[str]:
-        """Return the first `names_at_once` keys above `after`, in order; holds no more than twice as many."""
-        keys: list[str] = []
+    def _next_flat(self, after: str) -> list[bytes]:
+        """Return the first `names_at_once` keys above `after`, in order; holds no more than twice as many.
+
+        They are ASCII, and as bytes a sixth smaller.
+        """
+        keys: list[bytes] = []
         limit = _ABOVE_ALL_KEYS
         for fan in FANOUT:
             for name, _ in self._entries(fan):
                 key = key_of(f"{fan}/{name}")
                 if key is not None and after < key < limit and key.startswith(self._prefix):
-                    keys.append(key)
+                    keys.append(key.encode())
                     if len(keys) == 2 * self._names_at_once:
                         keys.sort()
                         del keys[self._names_at_once :]
-                        limit = keys[-1]
+                        limit = keys[-1].decode()
         keys.sort()
-        return keys[: self._names_at_once]
+        del keys[self._names_at_once :]
+        return keys
 
     def nested(self, folder: str = "", above: str = "") -> Iterator[tuple[str, str]]:
         """Yield key and path of the blobs with slashes, in order: all keys of a subfolder begin with its own."""
