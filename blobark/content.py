@@ -63,7 +63,7 @@ class Ready(NamedTuple):
 def put_placeholder(store: Store, server: str, root_name: bytes, entry: Entry, *, md5: bool) -> Stored:
     """Store the empty blob that stands for a skipped directory, as Azure's tools know it."""
     ready = Ready(replace(entry, digest=EMPTY_DIGEST), b"", md5_of(b"") if md5 else b"")
-    meta = {"hdi_isfolder": "true", **blob_meta(root_name, ready.entry)}
+    meta = {"hdi_isfolder": "true", **blob_meta(store, root_name, ready.entry)}
     return _put(store, blob_name(server, entry.guid), ready, meta)
 
 
@@ -112,8 +112,7 @@ def make_ready(server: str, entry: Entry, data: bytes, *, md5: bool, level: int)
 
 def put_small(store: Store, server: str, root_name: bytes, ready: Ready) -> Stored:
     """Store what has been made ready. Raises `DifferentContent`."""
-    meta = blob_meta(root_name, ready.entry) if store.keeps_meta else {}
-    return _put(store, blob_name(server, ready.entry.guid), ready, meta)
+    return _put(store, blob_name(server, ready.entry.guid), ready, blob_meta(store, root_name, ready.entry))
 
 
 def pieces(store: Store, server: str, entry: Entry, stages: Stages | None = None) -> Iterator[Data]:
@@ -165,14 +164,19 @@ def missing(blob: str) -> ContentError:
     return ContentError(f"its blob {blob} is missing from the store")
 
 
-def blob_meta(root_name: bytes, entry: Entry) -> dict[str, str]:
-    """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long."""
+def blob_meta(store: Store, root_name: bytes, entry: Entry) -> dict[str, str]:
+    """Return the metadata of a plain blob; without its xattrs, or empty, where they would be too long.
+
+    A store that keeps none gets none.
+    """
+    if not store.keeps_meta:
+        return {}
     if entry.blocks is not None or entry.blocks_at or entry.block_bits:
         entry = replace(entry, blocks=None, blocks_at="", block_bits=0)
     meta = {"blobark_root": _to_b64(root_name), "blobark_entry": _to_b64(encode_entry(entry))}
     if sum(map(len, meta.values())) <= MAX_META_BYTES:
         return meta
-    return blob_meta(root_name, replace(entry, xattrs=None)) if entry.xattrs else {}
+    return blob_meta(store, root_name, replace(entry, xattrs=None)) if entry.xattrs else {}
 
 
 def entry_of_blob(meta: Mapping[str, str]) -> Entry | None:

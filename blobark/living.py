@@ -111,7 +111,7 @@ class Living:
         if recipe.entry is None:
             is_cut = any(damage.end == TO_THE_END for damage in blob.damages)
             return {} if is_cut else dict(self._store.stat(blob.key).meta)
-        meta = content.blob_meta(recipe.root_name, recipe.entry)
+        meta = content.blob_meta(self._store, recipe.root_name, recipe.entry)
         return {"hdi_isfolder": "true", **meta} if recipe.entry.kind == "dir" else meta
 
     def _is_own(self, blob: Wounded, entry: Entry) -> bool:

@@ -181,7 +181,7 @@ class Uploader:
             entry = replace(entry, extents=extents)
         if reading.new:
             try:
-                upload.commit(reading.new, blob_meta(root_name, entry))
+                upload.commit(reading.new, blob_meta(self._store, root_name, entry))
             except BlobExists:
                 upload.abort()
                 check_same(self._store, key, entry, reading.stored_bytes)
